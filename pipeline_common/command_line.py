@@ -1,0 +1,104 @@
+"""Argparse types and the set-up that every script shares."""
+
+import argparse
+import logging
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Number = TypeVar("Number", int, float)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and leaves the line breaks of a description as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def positive_int(text: str) -> int:
+    """An integer of at least 1."""
+    value = _number(text, int)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def count(text: str) -> int:
+    """An integer of at least 0."""
+    value = _number(text, int)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    value = _number(text, float)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def correlation(text: str) -> float:
+    """A number from -1 to 1."""
+    value = _number(text, float)
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between -1 and 1")
+    return value
+
+
+def _number(text: str, kind: type[Number]) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not {'an integer' if kind is int else 'a number'}"
+        ) from None
+
+
+def index_ranges(text: str) -> list[int]:
+    """Indices from ranges and lists, mixed: ``0-5``, ``0,3,7``, ``0-2,8,10-12``. Ascending, each once."""
+    indices: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise argparse.ArgumentTypeError(f"{part.strip()!r} in {text!r} is neither a number nor a range like 0-5")
+        first = int(match[1])
+        last = int(match[2]) if match[2] else first
+        if last < first:
+            raise argparse.ArgumentTypeError(f"range {part.strip()!r} runs backwards; write {last}-{first}")
+        indices.update(range(first, last + 1))
+    return sorted(indices)
+
+
+def configure_logging(package: str) -> None:
+    """Log a stage's own messages to stderr, plainly, and other libraries' only from warnings upwards.
+
+    Args:
+        package: the stage's package name.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in (package, "__main__"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def settings_line(arguments: argparse.Namespace, hidden: frozenset[str] = frozenset()) -> str:
+    """The resolved settings of a run in one line, for the log; names in ``hidden`` are left out."""
+    values: Mapping[str, Any] = vars(arguments)
+    return "settings: " + ", ".join(f"{key}={value}" for key, value in values.items() if key not in hidden)
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Elapsed wall-clock seconds, from a clock that never jumps."""
+        return time.monotonic() - self._start

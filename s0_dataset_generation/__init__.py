@@ -1,0 +1,1 @@
+"""Stage 0: sentences labelled 0-3 for a trait."""

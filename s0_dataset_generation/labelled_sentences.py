@@ -1,0 +1,148 @@
+"""Labelled sentences: the CSV that stage 0 writes, its checks, and the split that everyone keeps to."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from concept_evaluation.splits import similarity_groups, train_test_split_by_group
+from pipeline_common.errors import UserError
+from pipeline_common.files import read_csv, sha256_of_file, write_csv
+
+SENTENCE_COLUMN = "sentence"
+LABEL_COLUMN = "concept_strength_label"
+GROUP_COLUMN = "group"
+LABELS = (0, 1, 2, 3)
+SPLIT_SEED = 0
+LARGE_GROUP_FRACTION = 0.05
+
+
+@dataclass(frozen=True)
+class LabelledSentences:
+    """The content of a labelled CSV, in file order.
+
+    Attributes:
+        path: the file it was read from.
+        sha256: of the file's bytes.
+        sentences: the texts, exactly as in the file.
+        labels: int64 [n_sentences], 0-3.
+        further_columns: every other column of the file, as text.
+    """
+
+    path: Path
+    sha256: str
+    sentences: list[str]
+    labels: np.ndarray
+    further_columns: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which sentences are held out, once and for every stage.
+
+    Attributes:
+        held_out: bool [n_sentences].
+        groups: int64 [n_sentences]; sentences of one group are never on both sides.
+        large_groups: (group, number of sentences) of groups over 5% of the data.
+        seed: of the shuffle.
+    """
+
+    held_out: np.ndarray
+    groups: np.ndarray
+    large_groups: list[tuple[int, int]]
+    seed: int
+
+
+def read_labelled_sentences(path: Path, n_distinct_labels: int = 2) -> LabelledSentences:
+    """Read and check a labelled CSV.
+
+    Args:
+        path: a UTF-8 CSV with the columns ``sentence`` and ``concept_strength_label``; further
+            columns are kept.
+        n_distinct_labels: how many of the labels 0-3 must occur at least.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, empty, lacks a column, holds a blank sentence, a
+            label that is not one of 0-3, or too few distinct labels. The message names the line.
+    """
+    header, rows = read_csv(path, "labelled CSV")
+    for column in (SENTENCE_COLUMN, LABEL_COLUMN):
+        if column not in header:
+            raise UserError(
+                f"{path}: column {column!r} is missing; the header has {', '.join(header)}; "
+                f"a labelled CSV needs {SENTENCE_COLUMN},{LABEL_COLUMN}"
+            )
+    if not rows:
+        raise UserError(f"{path}: no sentences; expected at least one row below the header")
+    sentence_cell, label_cell = header.index(SENTENCE_COLUMN), header.index(LABEL_COLUMN)
+    for line, cells in rows:
+        if not cells[sentence_cell].strip():
+            raise UserError(f"{path}: line {line}: the sentence is blank; fill it in or delete the row")
+        if not re.fullmatch(r"\s*[0-3]\s*", cells[label_cell], flags=re.ASCII):
+            raise UserError(
+                f"{path}: line {line}: {LABEL_COLUMN} is {cells[label_cell]!r}; expected an integer from 0 to 3"
+            )
+    labels = np.array([int(cells[label_cell]) for _, cells in rows], dtype=np.int64)
+    if len(np.unique(labels)) < n_distinct_labels:
+        raise UserError(
+            f"{path}: every sentence has label {labels[0]}; at least {n_distinct_labels} different "
+            "labels are needed to compare"
+        )
+    return LabelledSentences(
+        path=path,
+        sha256=sha256_of_file(path),
+        sentences=[cells[sentence_cell] for _, cells in rows],
+        labels=labels,
+        further_columns={
+            name: [cells[index] for _, cells in rows]
+            for index, name in enumerate(header)
+            if name not in (SENTENCE_COLUMN, LABEL_COLUMN)
+        },
+    )
+
+
+def write_labelled_sentences(
+    path: Path,
+    sentences: Sequence[str],
+    labels: Sequence[int] | np.ndarray,
+    further_columns: Mapping[str, Sequence[object]] | None = None,
+) -> None:
+    """Write a labelled CSV atomically: the two columns, then any further ones.
+
+    Args:
+        path: the file; its folder is made where missing.
+        sentences: the texts.
+        labels: as many integers from 0 to 3.
+        further_columns: name to values, one per sentence.
+    """
+    further = dict(further_columns or {})
+    write_csv(
+        path,
+        [SENTENCE_COLUMN, LABEL_COLUMN, *further],
+        zip(sentences, (int(label) for label in labels), *further.values(), strict=True),
+    )
+
+
+def assign_split(data: LabelledSentences, seed: int = SPLIT_SEED) -> Split:
+    """The 80/20 split of a dataset: stratified by label, with near-duplicates kept together.
+
+    A group is a connected component of sentences with a character-5-gram TF-IDF cosine above 0.6,
+    joined with the file's own ``group`` column where it has one. The result depends on the sentences,
+    their labels and the seed, on nothing else.
+
+    Raises:
+        UserError: all sentences belong to one group.
+    """
+    groups = similarity_groups(data.sentences, data.further_columns.get(GROUP_COLUMN))
+    try:
+        held_out = train_test_split_by_group(data.labels, groups, seed)
+    except ValueError as error:
+        raise UserError(
+            f"{data.path}: {error}; add sentences that are not near-duplicates of one another"
+        ) from None
+    sizes = np.bincount(groups)
+    large = np.flatnonzero(sizes > LARGE_GROUP_FRACTION * len(groups))
+    # In a dataset of under 20 sentences a single sentence is more than 5%: no finding.
+    return Split(held_out, groups, [(int(group), int(sizes[group])) for group in large if sizes[group] > 1], seed)

@@ -1,0 +1,1 @@
+"""Stage 1: embeddings, hidden states and SAE activations of every token."""

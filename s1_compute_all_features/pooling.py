@@ -1,0 +1,147 @@
+"""Sparse token activations, and how a sentence's tokens become one value (NumPy only)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+POOLINGS = ("max", "mean", "final", "last-content")
+
+
+@dataclass(frozen=True)
+class SparseActivations:
+    """Non-negative activations in compressed sparse row form, as SciPy's ``csr_matrix`` has it.
+
+    Attributes:
+        data: float32 [n_active], the values above zero, row by row.
+        indices: feature_id of each value, ascending within a row; uint16 where d_sae allows.
+        indptr: int64 [n_rows + 1], row r is ``data[indptr[r]:indptr[r + 1]]``.
+        shape: (n_rows, d_sae); a row is a token or a sentence.
+    """
+
+    data: np.ndarray
+    indices: np.ndarray
+    indptr: np.ndarray
+    shape: tuple[int, int]
+
+    @property
+    def mean_l0(self) -> float | None:
+        """Mean number of active features per row; None without rows."""
+        return len(self.data) / self.shape[0] if self.shape[0] else None
+
+    def columns(self, feature_ids: np.ndarray) -> np.ndarray:
+        """Dense copy of some columns: float32 [n_rows, n_features], in the order asked for."""
+        dense = np.zeros((self.shape[0], len(feature_ids)), dtype=np.float32)
+        rows = np.repeat(np.arange(self.shape[0]), np.diff(self.indptr))
+        for column, feature_id in enumerate(feature_ids):
+            active = self.indices == feature_id
+            dense[rows[active], column] = self.data[active]
+        return dense
+
+    def to_dense(self) -> np.ndarray:
+        """All of it as float32 [n_rows, d_sae]; for small ones and for tests."""
+        dense = np.zeros(self.shape, dtype=np.float32)
+        rows = np.repeat(np.arange(self.shape[0]), np.diff(self.indptr))
+        dense[rows, self.indices] = self.data
+        return dense
+
+    def take_rows(self, rows: np.ndarray) -> "SparseActivations":
+        """The given rows, in the given order."""
+        lengths = np.diff(self.indptr)[rows]
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        positions = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - self.indptr[rows], lengths)
+        return SparseActivations(
+            self.data[positions], self.indices[positions], indptr, (len(rows), self.shape[1])
+        )
+
+
+def concatenate_rows(parts: list[SparseActivations]) -> SparseActivations:
+    """Several blocks of rows as one, in the given order; all have the same d_sae."""
+    offsets = np.cumsum([0, *(len(part.data) for part in parts)])
+    indptr = [part.indptr[:-1] + offset for part, offset in zip(parts, offsets[:-1], strict=True)]
+    return SparseActivations(
+        data=np.concatenate([part.data for part in parts]),
+        indices=np.concatenate([part.indices for part in parts]),
+        indptr=np.concatenate([*indptr, offsets[-1:]]).astype(np.int64),
+        shape=(sum(part.shape[0] for part in parts), parts[0].shape[1]),
+    )
+
+
+def is_content(token_texts: np.ndarray) -> np.ndarray:
+    """Whether each token holds a letter or digit: bool [n_tokens]. Punctuation and space do not."""
+    return np.array([any(character.isalnum() for character in str(text)) for text in token_texts], dtype=bool)
+
+
+def pooled_token(starts: np.ndarray, content: np.ndarray, pooling: str) -> np.ndarray:
+    """Index of the one token that stands for each sentence under ``final`` or ``last-content``.
+
+    Args:
+        starts: int64 [n_sentences + 1], sentence s is tokens ``starts[s]:starts[s + 1]``.
+        content: bool [n_tokens], from `is_content`.
+        pooling: ``final``, or ``last-content``, which is the final token where a sentence has no
+            content token at all.
+
+    Returns:
+        int64 [n_sentences].
+    """
+    final = starts[1:] - 1
+    if pooling == "final":
+        return final
+    last_content = np.maximum.accumulate(np.where(content, np.arange(len(content)), -1))[final]
+    return np.where(last_content >= starts[:-1], last_content, final)
+
+
+def pool_sparse(
+    tokens: SparseActivations, starts: np.ndarray, content: np.ndarray, pooling: str
+) -> SparseActivations:
+    """One row per sentence from one row per token.
+
+    Args:
+        tokens: [n_tokens, d_sae].
+        starts: int64 [n_sentences + 1], token ranges of the sentences; none is empty.
+        content: bool [n_tokens], from `is_content`.
+        pooling: one of `POOLINGS`. A feature that is not stored for a token is 0 there, and counts
+            as 0 in ``max`` and in ``mean``.
+
+    Returns:
+        [n_sentences, d_sae], features ascending within a sentence.
+    """
+    if pooling in ("final", "last-content"):
+        return tokens.take_rows(pooled_token(starts, content, pooling))
+    n_sentences, d_sae = len(starts) - 1, tokens.shape[1]
+    n_tokens = np.diff(starts)
+    sentence_of_row = np.repeat(np.arange(n_sentences), n_tokens)
+    sentence_of_value = np.repeat(sentence_of_row, np.diff(tokens.indptr))
+    key = sentence_of_value * d_sae + tokens.indices
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]]) if len(key) else np.empty(0, dtype=np.int64)
+    sentence, feature = np.divmod(key[first], d_sae)
+    if not len(key):
+        data = np.empty(0, dtype=np.float32)
+    elif pooling == "max":
+        data = np.maximum.reduceat(tokens.data[order], first)
+    else:
+        total = np.add.reduceat(tokens.data[order].astype(np.float64), first)
+        data = (total / n_tokens[sentence]).astype(np.float32)
+    indptr = np.searchsorted(sentence, np.arange(n_sentences + 1)).astype(np.int64)
+    return SparseActivations(data, feature.astype(tokens.indices.dtype), indptr, (n_sentences, d_sae))
+
+
+def pool_dense(tokens: np.ndarray, starts: np.ndarray, content: np.ndarray, pooling: str) -> np.ndarray:
+    """One vector per sentence from one vector per token.
+
+    Args:
+        tokens: float [n_tokens, d_model].
+        starts: int64 [n_sentences + 1], token ranges of the sentences; none is empty.
+        content: bool [n_tokens], from `is_content`.
+        pooling: one of `POOLINGS`.
+
+    Returns:
+        float32 [n_sentences, d_model].
+    """
+    if pooling in ("final", "last-content"):
+        return tokens[pooled_token(starts, content, pooling)].astype(np.float32)
+    if pooling == "max":
+        return np.maximum.reduceat(tokens, starts[:-1]).astype(np.float32)
+    total = np.add.reduceat(tokens.astype(np.float64), starts[:-1])
+    return (total / np.diff(starts)[:, None]).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Stage 2: every feature ranked against the labels, with held-out evidence."""

@@ -1,0 +1,1 @@
+"""Stage 3: where in a sentence the best features fire."""

@@ -1,0 +1,1 @@
+"""Stage 5: classifiers trained, tested, checkpointed and compared."""

@@ -1,0 +1,1 @@
+"""The training framework that every experiment folder uses."""

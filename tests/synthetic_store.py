@@ -1,0 +1,135 @@
+"""Small feature stores with planted features, written through the real writer: no model involved."""
+
+from pathlib import Path
+
+import numpy as np
+
+from s1_compute_all_features.feature_store import (
+    EMBEDDINGS,
+    BlockWriter,
+    SparseActivations,
+    StoredSae,
+    TokenTable,
+    block_file_names,
+    sae_as_json,
+    write_manifest,
+    write_sentences,
+)
+
+WORDS = np.array([" the", " cat", " sold", " a", " broken", " watch", " and", " lied", " about", " it"])
+
+
+def to_sparse(dense: np.ndarray) -> SparseActivations:
+    """CSR of a dense [n_tokens, d_sae] array."""
+    rows, columns = np.nonzero(dense)
+    indptr = np.searchsorted(rows, np.arange(len(dense) + 1)).astype(np.int64)
+    return SparseActivations(
+        dense[rows, columns].astype(np.float32), columns.astype(np.uint16), indptr, dense.shape
+    )
+
+
+def write_synthetic_store(
+    folder: Path,
+    *,
+    n_sentences: int = 80,
+    labels: np.ndarray | None = None,
+    layers: tuple[int, ...] = (0, 1),
+    l0s: tuple[int, ...] = (8, 24),
+    d_sae: int = 64,
+    d_model: int = 16,
+    n_blocks: int = 2,
+    planted_feature: int = 3,
+    effect: float = 2.0,
+    density: float = 0.05,
+    seed: int = 0,
+    input_name: str = "synthetic.csv",
+) -> Path:
+    """Write a store in which `planted_feature` of every SAE grows with the label.
+
+    Hidden states carry the label along their first axis, more of it in later layers; everything else
+    is noise. The last token of every sentence is a full stop.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n_sentences) % 4 if labels is None else labels
+    n_tokens = rng.integers(4, 9, size=n_sentences)
+    sentence_of_token = np.repeat(np.arange(n_sentences), n_tokens)
+    starts = np.concatenate([[0], np.cumsum(n_tokens)])
+    text = rng.choice(WORDS, size=starts[-1])
+    text[starts[1:] - 1] = "."
+    tokens = TokenTable(
+        token_id=rng.integers(0, 1000, starts[-1]).astype(np.int32),
+        sentence_index=sentence_of_token.astype(np.int32),
+        position=(np.arange(starts[-1]) - starts[:-1][sentence_of_token]).astype(np.int32),
+        is_final=np.isin(np.arange(starts[-1]), starts[1:] - 1),
+        text=text,
+    )
+    saes = [
+        StoredSae(
+            name=f"layer_{layer:02d}_l0_{l0}",
+            layer=layer,
+            average_l0=l0,
+            d_sae=d_sae,
+            hook=f"blocks.{layer}.hook_resid_post",
+            release="",
+            sae_id=f"layer_{layer}/width_{d_sae}/average_l0_{l0}",
+            neuronpedia_id="",
+            fingerprint="synthetic",
+        )
+        for layer in layers
+        for l0 in l0s
+    ]
+    states = {
+        layer: rng.normal(size=(starts[-1], d_model)).astype(np.float32) for layer in (EMBEDDINGS, *layers)
+    }
+    for depth, layer in enumerate(layers, start=1):
+        states[layer][:, 0] += depth * 0.5 * labels[sentence_of_token]
+    activations = {}
+    for sae in saes:
+        dense = rng.exponential(size=(starts[-1], d_sae)) * (rng.random((starts[-1], d_sae)) < density)
+        mid = starts[:-1] + n_tokens // 2
+        dense[mid, planted_feature] += np.maximum(effect * labels + rng.normal(size=n_sentences), 0)
+        activations[sae.name] = dense.astype(np.float32)
+
+    boundaries = np.linspace(0, n_sentences, n_blocks + 1).astype(int)
+    blocks = []
+    for block, (first, last) in enumerate(zip(boundaries[:-1], boundaries[1:], strict=True)):
+        rows = slice(starts[first], starts[last])
+        writer = BlockWriter(folder, block)
+        writer.write_tokens(TokenTable(**{name: value[rows] for name, value in vars(tokens).items()}))
+        for layer, values in states.items():
+            writer.write_states(layer, values[rows])
+        for sae in saes:
+            writer.write_activations(sae.name, to_sparse(activations[sae.name][rows]))
+        digest = writer.close(block_file_names(layers, [sae.name for sae in saes]))
+        n_block_tokens = int(starts[last] - starts[first])
+        blocks.append({"n_sentences": int(last - first), "n_tokens": n_block_tokens, "sha256": digest})
+
+    held_out = np.zeros(n_sentences, dtype=bool)
+    for label in np.unique(labels):
+        held_out[np.flatnonzero(labels == label)[::5]] = True
+    write_sentences(
+        folder,
+        {
+            "sentence_index": range(n_sentences),
+            "sentence": [
+                "".join(text[starts[s] : starts[s + 1]]).strip() + f" ({s})" for s in range(n_sentences)
+            ],
+            "concept_strength_label": [int(label) for label in labels],
+            "split": ["test" if out else "train" for out in held_out],
+            "group": range(n_sentences),
+            "n_tokens": [int(n) for n in n_tokens],
+            "source": [f"row {s}" for s in range(n_sentences)],
+        },
+    )
+    write_manifest(
+        folder,
+        {
+            "complete": True,
+            "model": {"id": "synthetic", "revision": "", "d_model": d_model, "demonstration": False},
+            "saes": [sae_as_json(sae) for sae in saes],
+            "layers": list(layers),
+            "input": {"file": input_name, "sha256": "0" * 64},
+            "blocks": blocks,
+        },
+    )
+    return folder
