@@ -1,0 +1,273 @@
+"""The language model: load, tokenise, and one forward pass that yields every layer's hidden states."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline_common.errors import UserError
+from s1_compute_all_features.feature_store import EMBEDDINGS
+from s1_compute_all_features.fingerprints import fingerprint_of_folder
+from s1_compute_all_features.hub import resolve_folder, unavailable
+from s1_compute_all_features.sae_configurations import ModelEntry
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK_INPUT = -1
+"""Key of the residual stream in front of block 0, among the layers of a forward pass."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model without its language-model head.
+
+    Attributes:
+        model: the transformers base model, in evaluation mode.
+        tokenizer: its tokenizer.
+        blocks: its transformer blocks, in order.
+        d_model: width of the residual stream.
+        max_tokens: longest input, special tokens included; None where the model sets no limit.
+        description: what the manifest says about it.
+    """
+
+    model: Any
+    tokenizer: Any
+    blocks: Any
+    d_model: int
+    max_tokens: int | None
+    description: dict[str, Any]
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer blocks."""
+        return len(self.blocks)
+
+
+@dataclass(frozen=True)
+class TokenisedSentence:
+    """A sentence as the model reads it.
+
+    Attributes:
+        ids: int64, special tokens included.
+        stored: bool, False for special tokens: they go into the model and stay out of the store.
+        texts: the stored tokens as text.
+    """
+
+    ids: np.ndarray
+    stored: np.ndarray
+    texts: list[str]
+
+
+def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype: str) -> LanguageModel:
+    """Load a model from the hub, its cache, or a folder.
+
+    Args:
+        entry: the configuration's model.
+        relative_to: folder against which a relative model folder is resolved.
+        device: a torch device.
+        dtype: a torch dtype's name, e.g. ``float32``.
+
+    Raises:
+        UserError: the weights cannot be had, or the model has no recognisable blocks.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = resolve_folder(entry.id, relative_to)
+    source = str(folder or entry.id)
+    revision = None if folder else entry.revision
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        # Eager attention: Gemma-2 caps its attention scores, which fused kernels leave out.
+        model = AutoModel.from_pretrained(
+            source,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager",
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise unavailable(f"model {entry.id}", "" if folder else entry.id, error) from error
+    model.to(device).eval()
+    text_config = model.config.get_text_config()
+    return LanguageModel(
+        model=model,
+        tokenizer=tokenizer,
+        blocks=find_blocks(model, text_config.num_hidden_layers, entry.id),
+        d_model=text_config.hidden_size,
+        max_tokens=getattr(text_config, "max_position_embeddings", None),
+        description={
+            "id": entry.id,
+            "revision": fingerprint_of_folder(folder) if folder else getattr(model.config, "_commit_hash", None),
+            "architecture": type(model).__name__,
+            "d_model": text_config.hidden_size,
+            "n_layers": text_config.num_hidden_layers,
+            "dtype": dtype,
+            "prepend_bos": entry.prepend_bos,
+            "center_residual": entry.center_residual,
+            "demonstration": entry.demonstration,
+            "embeddings": "output of the model's input embedding module, scaled as the module scales it",
+        },
+    )
+
+
+def find_blocks(model: Any, n_layers: int, model_id: str) -> Any:
+    """The model's transformer blocks: the outermost list of ``n_layers`` modules, whatever its name.
+
+    Raises:
+        UserError: there is no such list.
+    """
+    from torch import nn
+
+    lists = [
+        (name.count("."), module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers
+    ]
+    if not lists:
+        raise UserError(f"model {model_id}: no list of {n_layers} transformer blocks was found; expected one")
+    return min(lists, key=lambda item: item[0])[1]
+
+
+def tokenise(model: LanguageModel, sentences: Sequence[str], prepend_bos: bool) -> list[TokenisedSentence]:
+    """Token ids of every sentence, with and without its special tokens.
+
+    Args:
+        model: the model.
+        sentences: the texts.
+        prepend_bos: put the BOS token in front where the tokenizer does not; False takes it away.
+
+    Raises:
+        UserError: a sentence has no token but special ones, or more than the model takes.
+    """
+    tokenizer = model.tokenizer
+    bos = tokenizer.bos_token_id
+    special_ids = {
+        token
+        for token in (bos, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id)
+        if token is not None
+    }
+    texts_of_id: dict[int, str] = {}
+    encoded = tokenizer(list(sentences), add_special_tokens=True, return_special_tokens_mask=True)
+    result = []
+    for index, (ids, special) in enumerate(zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)):
+        if bos is not None and prepend_bos and ids[:1] != [bos]:
+            ids, special = [bos, *ids], [1, *special]
+        elif bos is not None and not prepend_bos and ids[:1] == [bos]:
+            ids, special = ids[1:], special[1:]
+        stored = [not flag and token not in special_ids for token, flag in zip(ids, special, strict=True)]
+        if not any(stored):
+            raise UserError(f"sentence {index} ({sentences[index]!r}) holds no token but special ones; remove it")
+        if model.max_tokens is not None and len(ids) > model.max_tokens:
+            raise UserError(
+                f"sentence {index} has {len(ids)} tokens, the model takes {model.max_tokens}; shorten it "
+                f"({sentences[index][:60]!r}...)"
+            )
+        stored_ids = [token for token, flag in zip(ids, stored, strict=True) if flag]
+        for token in stored_ids:
+            if token not in texts_of_id:
+                texts_of_id[token] = _token_text(tokenizer, token)
+        result.append(
+            TokenisedSentence(np.array(ids), np.array(stored), [texts_of_id[token] for token in stored_ids])
+        )
+    return result
+
+
+def _token_text(tokenizer: Any, token_id: int) -> str:
+    """A token as text with its leading space; the raw token where its bytes are no whole character."""
+    raw = str(tokenizer.convert_ids_to_tokens(token_id))
+    text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+    if not text or "\N{REPLACEMENT CHARACTER}" in text:
+        return raw
+    if raw.startswith(("\N{LOWER ONE EIGHTH BLOCK}", "\u0120")) and not text[0].isspace():
+        return " " + text
+    return text
+
+
+def length_sorted_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, each of at most ``batch_tokens`` positions, padding included.
+
+    A sentence longer than that makes a batch of its own. Depends on the arguments alone.
+    """
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        # Ascending lengths: the sentence at hand is the longest of its batch.
+        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def forward_states(
+    model: LanguageModel, batch: Sequence[TokenisedSentence], layers: Sequence[int]
+) -> dict[int | str, "torch.Tensor"]:
+    """One forward pass: the residual stream at every asked layer, and the embeddings.
+
+    Args:
+        model: the model.
+        batch: sentences, padded on the right here.
+        layers: block indices; `BLOCK_INPUT` is the stream in front of block 0.
+
+    Returns:
+        Per layer, and under `EMBEDDINGS`: [n_stored_tokens, d_model] in the model's dtype, sentence
+        after sentence, special tokens and padding left out. Layer N is the output of block N, before
+        any final norm.
+    """
+    import torch
+
+    longest = max(len(sentence.ids) for sentence in batch)
+    ids = np.zeros((len(batch), longest), dtype=np.int64)
+    mask = np.zeros((len(batch), longest), dtype=np.int64)
+    stored = np.zeros((len(batch), longest), dtype=bool)
+    for row, sentence in enumerate(batch):
+        ids[row, : len(sentence.ids)] = sentence.ids
+        mask[row, : len(sentence.ids)] = 1
+        stored[row, : len(sentence.ids)] = sentence.stored
+    device = next(model.model.parameters()).device
+    keep = torch.from_numpy(stored).to(device)
+    with torch.inference_mode(), _captured(model, layers, keep) as states:
+        model.model(
+            input_ids=torch.from_numpy(ids).to(device), attention_mask=torch.from_numpy(mask).to(device), **_no_cache(model)
+        )
+    return states
+
+
+def _no_cache(model: LanguageModel) -> dict[str, bool]:
+    """Decoders are told to keep no key-value cache; encoders do not know the argument."""
+    return {"use_cache": False} if getattr(model.model.config, "use_cache", None) is not None else {}
+
+
+@contextmanager
+def _captured(
+    model: LanguageModel, layers: Sequence[int], keep: "torch.Tensor"
+) -> Iterator[dict[int | str, "torch.Tensor"]]:
+    """Hooks that pick up the kept positions of each layer; they return None and so change nothing."""
+    states: dict[int | str, torch.Tensor] = {}
+
+    def pick_up(key: int | str, output: Any) -> None:
+        tensor = output[0] if isinstance(output, tuple) else output
+        states[key] = tensor[keep]
+
+    def on_output(key: int | str) -> Any:
+        return lambda module, arguments, output: pick_up(key, output)
+
+    def on_input(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        pick_up(BLOCK_INPUT, arguments[0] if arguments else keywords["hidden_states"])
+
+    handles = [model.model.get_input_embeddings().register_forward_hook(on_output(EMBEDDINGS))]
+    for layer in layers:
+        if layer == BLOCK_INPUT:
+            handles.append(model.blocks[0].register_forward_pre_hook(on_input, with_kwargs=True))
+        else:
+            handles.append(model.blocks[layer].register_forward_hook(on_output(layer)))
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
