@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.model_selection import StratifiedGroupKFold
+
+# scikit-learn and SciPy take seconds to import, and every script reads its data through this module:
+# they are imported where they are used, so that --help stays instant.
 
 NEAR_DUPLICATE_COSINE = 0.6
 TEST_FRACTION = 0.2
@@ -29,6 +28,8 @@ def near_duplicate_pairs(
     Returns:
         (first index, second index, cosine), first < second, in ascending order.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     if len(sentences) < 2:
         return []
     try:
@@ -62,6 +63,9 @@ def similarity_groups(
     Returns:
         int64 [n_sentences], groups numbered in the order of their first sentence.
     """
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import connected_components
+
     n_sentences = len(sentences)
     edges = [(first, second) for first, second, _ in near_duplicate_pairs(sentences, threshold)]
     first_of_group: dict[str, int] = {}
@@ -94,6 +98,8 @@ def group_folds(
     Raises:
         ValueError: fewer than two groups, so that nothing can be held out.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     n_folds = min(n_folds, len(np.unique(groups)))
     if n_folds < 2:
         raise ValueError("all sentences belong to one group, so none can be held out")

@@ -93,7 +93,9 @@ def train_tokenizer(texts: Sequence[str], recipe: Recipe) -> Any:
     bpe = ByteLevelBPETokenizer()
     special = ["<pad>", "<eos>", "<bos>"]
     bpe.train_from_iterator(texts, vocab_size=recipe.vocabulary, special_tokens=special, show_progress=False)
-    bpe.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", special.index("<bos>"))])
+    bpe.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", special.index("<bos>"))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
     )
@@ -123,7 +125,9 @@ def train_language_model(texts: Sequence[str], tokenizer: Any, recipe: Recipe) -
     )
     model = Gemma2ForCausalLM(config).train()
     rows = sorted(tokenizer(list(texts))["input_ids"], key=len)
-    batches = [rows[start : start + recipe.batch_sentences] for start in range(0, len(rows), recipe.batch_sentences)]
+    batches = [
+        rows[start : start + recipe.batch_sentences] for start in range(0, len(rows), recipe.batch_sentences)
+    ]
     n_steps = recipe.epochs * len(batches)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.1
@@ -247,7 +251,13 @@ def build(output: Path, texts: Sequence[str], recipe: Recipe, inputs: dict[str, 
         entries = []
         for layer in range(recipe.n_layers):
             for l0 in recipe.l0s:
-                logger.info("SAE %d of %d: layer %d, l0 %d", len(entries) + 1, recipe.n_layers * len(recipe.l0s), layer, l0)
+                logger.info(
+                    "SAE %d of %d: layer %d, l0 %d",
+                    len(entries) + 1,
+                    recipe.n_layers * len(recipe.l0s),
+                    layer,
+                    l0,
+                )
                 path = f"layer_{layer}/width_{recipe.d_sae}/average_l0_{l0}"
                 write_npz(work / "saes" / path / "params.npz", train_sae(states[layer], l0, recipe))
                 entries.append(
@@ -305,9 +315,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     versions = library_versions(("torch", "transformers", "sae-lens", "tokenizers"))
     versions.pop("python")
     versions.pop("sae-concept-features")
-    inputs = {"recipe": {**asdict(recipe), "l0s": list(recipe.l0s)}, "texts": sha256_of_json(texts), "libraries": versions}
+    inputs = {
+        "recipe": {**asdict(recipe), "l0s": list(recipe.l0s)},
+        "texts": sha256_of_json(texts),
+        "libraries": versions,
+    }
     output: Path = arguments.output
-    if not arguments.force and (output / BUILD).exists() and read_json(output / BUILD, "build record") == inputs:
+    if (
+        not arguments.force
+        and (output / BUILD).exists()
+        and read_json(output / BUILD, "build record") == inputs
+    ):
         print(f"{output / CONFIGURATION}: up to date")
         return 0
     logger.info("%d train-split sentences of %d shipped datasets", len(texts), len(TRAITS))

@@ -53,18 +53,29 @@ def build_parser() -> argparse.ArgumentParser:
         "On a laptop: --config gpt2_small_configurations.json, or the demonstration model of build_demo_model.py.",
         formatter_class=HelpFormatter,
     )
-    parser.add_argument("--input", type=Path, required=True, help="labelled CSV (sentence,concept_strength_label)")
+    parser.add_argument(
+        "--input", type=Path, required=True, help="labelled CSV (sentence,concept_strength_label)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the feature store to write")
     parser.add_argument("--config", type=Path, default=GEMMA_SCOPE, help="SAE configuration file")
     parser.add_argument("--sae-root", type=Path, help="local folder with the SAE weights, instead of the hub")
-    parser.add_argument("--resume", action="store_true", help="go on with an unfinished store, made with equal settings")
-    parser.add_argument("--overwrite", action="store_true", help="delete what stands at --output first")
-    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="where to compute")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the model"
+        "--resume", action="store_true", help="go on with an unfinished store, made with equal settings"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete what stands at --output first")
+    parser.add_argument(
+        "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="where to compute"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="precision of the model",
     )
     parser.add_argument("--batch-tokens", type=positive_int, default=4096, help="positions per forward pass")
-    parser.add_argument("--block-tokens", type=positive_int, default=16384, help="tokens held in memory at a time")
+    parser.add_argument(
+        "--block-tokens", type=positive_int, default=16384, help="tokens held in memory at a time"
+    )
     parser.add_argument("--threads", type=positive_int, help="CPU threads (default: what torch chooses)")
     return parser
 
@@ -179,7 +190,11 @@ def _plan(
             "saes": [sae_as_json(sae) for sae in stored_saes],
             "layers": run.layers,
             "input": {"file": data.path.name, "sha256": data.sha256},
-            "split": {"held_out": int(split.held_out.sum()), "seed": split.seed, "large_groups": split.large_groups},
+            "split": {
+                "held_out": int(split.held_out.sum()),
+                "seed": split.seed,
+                "large_groups": split.large_groups,
+            },
             "settings": {
                 "batch_tokens": arguments.batch_tokens,
                 "block_tokens": arguments.block_tokens,
@@ -239,7 +254,9 @@ def _announce(plan: _Plan, data: LabelledSentences, split: Split) -> None:
             "make room or choose another --output"
         )
     if model["demonstration"]:
-        logger.info("DEMONSTRATION MODEL: it shows the mechanics; what it finds says nothing about real models")
+        logger.info(
+            "DEMONSTRATION MODEL: it shows the mechanics; what it finds says nothing about real models"
+        )
     for group, size in split.large_groups:
         share = size / len(data.sentences)
         logger.warning(
@@ -283,7 +300,9 @@ def _extract(plan: _Plan) -> tuple[dict[str, float], Timings]:
     total = plan.manifest["n_tokens"] * (1 + len(plan.run.saes))
     with tqdm(total=total, unit="token", unit_scale=True, desc="model and SAEs") as bar:
         digests, timings, mean_l0 = run_blocks(plan.run, bar.update)
-    blocks = [{**block, "sha256": digest} for block, digest in zip(plan.manifest["blocks"], digests, strict=True)]
+    blocks = [
+        {**block, "sha256": digest} for block, digest in zip(plan.manifest["blocks"], digests, strict=True)
+    ]
     write_manifest(plan.run.store, {**plan.manifest, "complete": True, "blocks": blocks})
     return mean_l0, timings
 

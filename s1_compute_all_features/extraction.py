@@ -98,7 +98,9 @@ def plan_blocks(n_tokens: Sequence[int], block_tokens: int) -> list[range]:
     return [*blocks, range(first, len(n_tokens))]
 
 
-def run_blocks(run: Extraction, on_progress: Callable[[int], None]) -> tuple[list[str], Timings, dict[str, float]]:
+def run_blocks(
+    run: Extraction, on_progress: Callable[[int], None]
+) -> tuple[list[str], Timings, dict[str, float]]:
     """Compute and write every file that the store does not have yet.
 
     Args:
@@ -149,10 +151,14 @@ def _forward_block(
     states: dict[int | str, torch.Tensor] = {}
     for batch in length_sorted_batches([len(sentence.ids) for sentence in sentences], run.batch_tokens):
         captured = forward_states(run.model, [sentences[index] for index in batch], wanted)
-        rows = torch.from_numpy(np.concatenate([np.arange(starts[index], starts[index + 1]) for index in batch]))
+        rows = torch.from_numpy(
+            np.concatenate([np.arange(starts[index], starts[index + 1]) for index in batch])
+        )
         for layer, values in captured.items():
             if not torch.isfinite(values).all():
-                raise _not_finite(layer, values, [lengths[index] for index in batch], [block[i] for i in batch])
+                raise _not_finite(
+                    layer, values, [lengths[index] for index in batch], [block[i] for i in batch]
+                )
             if layer not in states:
                 states[layer] = torch.empty((int(starts[-1]), values.shape[1]), dtype=values.dtype)
             states[layer][rows] = values.cpu()

@@ -253,7 +253,9 @@ class FeatureStore:
             )
         columns = {name: [cells[index] for _, cells in rows] for index, name in enumerate(header)}
         if len(rows) != sum(block["n_sentences"] for block in self._blocks):
-            raise UserError(f"{path}: {len(rows)} sentences, the manifest counts others; make the store again")
+            raise UserError(
+                f"{path}: {len(rows)} sentences, the manifest counts others; make the store again"
+            )
         self.sentences = columns.pop("sentence")
         try:
             columns.pop("sentence_index")
@@ -311,7 +313,9 @@ class FeatureStore:
             return found[0]
         existing = _listed([sae.average_l0 for sae in of_layer])
         if not found:
-            raise UserError(f"{self.path}: layer {layer} has no SAE with l0 {average_l0}; there are l0 {existing}")
+            raise UserError(
+                f"{self.path}: layer {layer} has no SAE with l0 {average_l0}; there are l0 {existing}"
+            )
         raise UserError(f"{self.path}: layer {layer} has several SAEs; choose one of l0 {existing}")
 
     def activations(self, sae: StoredSae) -> SparseActivations:
@@ -385,7 +389,9 @@ class FeatureStore:
 
     def _block_states(self, block: int, layer: int | str) -> np.ndarray:
         if layer != EMBEDDINGS and layer not in self.layers:
-            raise UserError(f"{self.path}: layer {layer} is not stored; there are layers {_listed(self.layers)}")
+            raise UserError(
+                f"{self.path}: layer {layer} is not stored; there are layers {_listed(self.layers)}"
+            )
         name = hidden_file_name(layer)
         states = self._read(block, name, ("states",))["states"]
         expected = (self._blocks[block]["n_tokens"], self.manifest["model"]["d_model"])

@@ -38,7 +38,10 @@ def _reason(error: BaseException) -> str:
         (errors.GatedRepoError, "the repository is gated and this token has no access"),
         (errors.RepositoryNotFoundError, "no such repository, or no access to it"),
         (errors.RevisionNotFoundError, "no such revision"),
-        (errors.OfflineModeIsEnabled, "the hub is switched off (HF_HUB_OFFLINE) and the file is not in the cache"),
+        (
+            errors.OfflineModeIsEnabled,
+            "the hub is switched off (HF_HUB_OFFLINE) and the file is not in the cache",
+        ),
         (errors.LocalEntryNotFoundError, "the hub cannot be reached and the file is not in the cache"),
         (errors.EntryNotFoundError, "the repository does not hold that file"),
     ]

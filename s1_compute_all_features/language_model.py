@@ -102,7 +102,9 @@ def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype
         max_tokens=getattr(text_config, "max_position_embeddings", None),
         description={
             "id": entry.id,
-            "revision": fingerprint_of_folder(folder) if folder else getattr(model.config, "_commit_hash", None),
+            "revision": fingerprint_of_folder(folder)
+            if folder
+            else getattr(model.config, "_commit_hash", None),
             "architecture": type(model).__name__,
             "d_model": text_config.hidden_size,
             "n_layers": text_config.num_hidden_layers,
@@ -154,14 +156,18 @@ def tokenise(model: LanguageModel, sentences: Sequence[str], prepend_bos: bool) 
     texts_of_id: dict[int, str] = {}
     encoded = tokenizer(list(sentences), add_special_tokens=True, return_special_tokens_mask=True)
     result = []
-    for index, (ids, special) in enumerate(zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)):
+    for index, (ids, special) in enumerate(
+        zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+    ):
         if bos is not None and prepend_bos and ids[:1] != [bos]:
             ids, special = [bos, *ids], [1, *special]
         elif bos is not None and not prepend_bos and ids[:1] == [bos]:
             ids, special = ids[1:], special[1:]
         stored = [not flag and token not in special_ids for token, flag in zip(ids, special, strict=True)]
         if not any(stored):
-            raise UserError(f"sentence {index} ({sentences[index]!r}) holds no token but special ones; remove it")
+            raise UserError(
+                f"sentence {index} ({sentences[index]!r}) holds no token but special ones; remove it"
+            )
         if model.max_tokens is not None and len(ids) > model.max_tokens:
             raise UserError(
                 f"sentence {index} has {len(ids)} tokens, the model takes {model.max_tokens}; shorten it "
@@ -233,7 +239,9 @@ def forward_states(
     keep = torch.from_numpy(stored).to(device)
     with torch.inference_mode(), _captured(model, layers, keep) as states:
         model.model(
-            input_ids=torch.from_numpy(ids).to(device), attention_mask=torch.from_numpy(mask).to(device), **_no_cache(model)
+            input_ids=torch.from_numpy(ids).to(device),
+            attention_mask=torch.from_numpy(mask).to(device),
+            **_no_cache(model),
         )
     return states
 

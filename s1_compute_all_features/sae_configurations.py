@@ -72,7 +72,9 @@ class SaeEntry(_Strict):
     @model_validator(mode="after")
     def _reads_the_residual_stream(self) -> "SaeEntry":
         if not _RESIDUAL_HOOK.fullmatch(self.hook):
-            raise ValueError(f"hook {self.hook!r} is not a residual-stream hook; SAEs of other sites cannot be run")
+            raise ValueError(
+                f"hook {self.hook!r} is not a residual-stream hook; SAEs of other sites cannot be run"
+            )
         return self
 
     @property
@@ -155,7 +157,9 @@ def build_from_registry(release: str, model_id: str, width: str | None) -> SaeCo
 
     directory = get_pretrained_saes_directory()
     if release not in directory:
-        raise UserError(f"release {release!r} is not in sae-lens's registry; see the pretrained SAEs in its documentation")
+        raise UserError(
+            f"release {release!r} is not in sae-lens's registry; see the pretrained SAEs in its documentation"
+        )
     entry = directory[release]
     canonical = directory.get(f"{release}-canonical")
     canonical_pages = (
@@ -173,8 +177,13 @@ def build_from_registry(release: str, model_id: str, width: str | None) -> SaeCo
         page = entry.neuronpedia_id.get(sae_id) or canonical_pages.get(path) or ""
         saes.append(_sae_entry(sae_id, path, hook, page, (entry.expected_l0 or {}).get(sae_id)))
     if not saes:
-        raise UserError(f"release {release!r} has no residual-stream SAE" + (f" of width {width}" if width else ""))
-    formats: dict[str | None, Literal["gemma_scope", "sae_lens"]] = {"gemma_2": "gemma_scope", None: "sae_lens"}
+        raise UserError(
+            f"release {release!r} has no residual-stream SAE" + (f" of width {width}" if width else "")
+        )
+    formats: dict[str | None, Literal["gemma_scope", "sae_lens"]] = {
+        "gemma_2": "gemma_scope",
+        None: "sae_lens",
+    }
     model_arguments = (entry.config_overrides or {}).get("model_from_pretrained_kwargs", {})
     return SaeConfigurations(
         format_version=FORMAT_VERSION,

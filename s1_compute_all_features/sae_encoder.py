@@ -80,7 +80,10 @@ class SaeEncoder(ABC):
         index_type = np.uint16 if self.d_sae <= np.iinfo(np.uint16).max + 1 else np.uint32
         indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
         return SparseActivations(
-            np.concatenate(data), np.concatenate(indices).astype(index_type), indptr, (len(states), self.d_sae)
+            np.concatenate(data),
+            np.concatenate(indices).astype(index_type),
+            indptr,
+            (len(states), self.d_sae),
         )
 
 
@@ -155,10 +158,13 @@ def locate_sae(
     try:
         names = _WEIGHT_FILES[configurations.weights_format]
         paths = [
-            Path(huggingface_hub.hf_hub_download(configurations.repo_id, f"{entry.path}/{name}")) for name in names
+            Path(huggingface_hub.hf_hub_download(configurations.repo_id, f"{entry.path}/{name}"))
+            for name in names
         ]
     except (OSError, ValueError) as error:
-        raise unavailable(f"SAE {entry.sae_id} of {configurations.repo_id}", configurations.repo_id, error) from error
+        raise unavailable(
+            f"SAE {entry.sae_id} of {configurations.repo_id}", configurations.repo_id, error
+        ) from error
     return LocatedSae(entry, paths[0], fingerprint_of_file(paths[0]))
 
 
@@ -174,7 +180,9 @@ def sae_width(located: LocatedSae, configurations: SaeConfigurations) -> int:
         with safe_open(located.weights, framework="numpy") as tensors:
             return int(tensors.get_slice("W_enc").get_shape()[1])
     except SafetensorError as error:
-        raise UserError(f"{located.weights}: damaged or not an SAE's weights ({error}); fetch it again") from None
+        raise UserError(
+            f"{located.weights}: damaged or not an SAE's weights ({error}); fetch it again"
+        ) from None
 
 
 def load_encoder(located: LocatedSae, configurations: SaeConfigurations, device: str) -> SaeEncoder:

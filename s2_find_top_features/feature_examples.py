@@ -1,0 +1,72 @@
+"""Top sentences per label for each ranked feature, with the token that carries the peak marked."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from s1_compute_all_features.feature_store import FeatureStore
+from s2_find_top_features.ranked_features import RankedFeature
+
+
+def collect_examples(
+    store: FeatureStore, features: Sequence[RankedFeature], per_label: int
+) -> list[dict[str, Any]]:
+    """Examples of every feature, in ranking order.
+
+    Args:
+        store: the feature store.
+        features: the ranked features.
+        per_label: sentences per label; only sentences on which the feature is active are examples.
+
+    Returns:
+        Per feature its identity and, under ``examples``, label to a list of sentences by descending
+        maximum activation (ties: file order): sentence_index, split, sentence, max_activation, position
+        of the peak, and ``marked``: the tokens in order with the peak in ``>>`` and ``<<``.
+    """
+    saes = {sae.name: sae for sae in store.saes}
+    collected: dict[int, dict[str, Any]] = {}
+    for name in dict.fromkeys(feature.sae_name for feature in features):
+        of_sae = [feature for feature in features if feature.sae_name == name]
+        columns = store.feature_activations(saes[name], [feature.feature_id for feature in of_sae])
+        for feature, activations in zip(of_sae, columns.T, strict=True):
+            collected[feature.rank] = {
+                "rank": feature.rank,
+                "sae_name": name,
+                "layer": feature.layer,
+                "average_l0": feature.average_l0,
+                "feature_id": feature.feature_id,
+                "neuronpedia_url": feature.neuronpedia_url,
+                "examples": _examples_by_label(store, activations, per_label),
+            }
+    return [collected[feature.rank] for feature in features]
+
+
+def _examples_by_label(
+    store: FeatureStore, activations: np.ndarray, per_label: int
+) -> dict[str, list[dict[str, Any]]]:
+    peaks = np.maximum.reduceat(activations, store.starts[:-1])
+    by_label = {}
+    for label in np.unique(store.labels)[::-1]:
+        active = np.flatnonzero((store.labels == label) & (peaks > 0))
+        top = active[np.argsort(-peaks[active], kind="stable")][:per_label]
+        by_label[str(label)] = [_example(store, activations, int(sentence)) for sentence in top]
+    return by_label
+
+
+def _example(store: FeatureStore, activations: np.ndarray, sentence: int) -> dict[str, Any]:
+    tokens = slice(int(store.starts[sentence]), int(store.starts[sentence + 1]))
+    texts = [str(text) for text in store.tokens.text[tokens]]
+    position = int(np.argmax(activations[tokens]))
+    marked = [*texts]
+    space = texts[position][: len(texts[position]) - len(texts[position].lstrip())]
+    marked[position] = f"{space}>>{texts[position].lstrip()}<<"
+    return {
+        "sentence_index": sentence,
+        "split": "test" if store.held_out[sentence] else "train",
+        "sentence": store.sentences[sentence],
+        "max_activation": float(activations[tokens][position]),
+        "position": position,
+        "token": texts[position],
+        "marked": "".join(marked).strip(),
+    }
