@@ -14,7 +14,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows defaults, and leaves the line breaks of a description as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False):
+        if action.default is None or action.default is False:
             return action.help
         return super()._get_help_string(action)
 
@@ -66,7 +66,9 @@ def index_ranges(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if match is None:
-            raise argparse.ArgumentTypeError(f"{part.strip()!r} in {text!r} is neither a number nor a range like 0-5")
+            raise argparse.ArgumentTypeError(
+                f"{part.strip()!r} in {text!r} is neither a number nor a range like 0-5"
+            )
         first = int(match[1])
         last = int(match[2]) if match[2] else first
         if last < first:

@@ -13,7 +13,7 @@ class UserError(Exception):
     """
 
 
-def exit_codes(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+def exit_codes(main: Callable[..., int]) -> Callable[..., int]:
     """Wrap a script's ``main`` so that it ends as the project promises.
 
     Args:

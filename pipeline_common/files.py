@@ -158,22 +158,35 @@ def sha256_of_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def make_way(path: Path, overwrite: bool, what: str) -> None:
-    """Make sure that nothing stands at ``path``, or say why it must stay.
+def check_way(path: Path, overwrite: bool, what: str, marker: str | None = None) -> None:
+    """Make sure that a result may be written at ``path``, or say why what stands there must stay.
 
     Args:
-        path: where a result is about to be written, file or folder.
+        path: where a result is about to be written, file or folder; an empty folder is no obstacle.
         overwrite: the user asked for its replacement.
         what: what is written there, for the message.
+        marker: for a folder, the file that shows it to be one of ours. A slip such as ``--output .``
+            must not cost anybody's files, so another folder is never replaced.
 
     Raises:
-        UserError: something stands there (an empty folder does not count) and overwrite is False.
+        UserError: something stands there and may not be replaced.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
+    if path.is_dir() and (marker is None or not (path / marker).is_file()):
+        raise UserError(f"{path}: a folder that holds something else than {what}; choose another --output")
     if not overwrite:
         raise UserError(f"{path}: already exists; choose another --output for the {what}, or add --overwrite")
+
+
+def make_way(path: Path, overwrite: bool, what: str, marker: str | None = None) -> None:
+    """Check as `check_way` does, then delete what stands at ``path``.
+
+    Raises:
+        UserError: something stands there and may not be replaced.
+    """
+    check_way(path, overwrite, what, marker)
     if path.is_dir():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from pipeline_common.command_line import (
     settings_line,
 )
 from pipeline_common.errors import UserError, exit_codes
-from pipeline_common.files import make_way, write_json
+from pipeline_common.files import check_way, make_way, write_json
 from pipeline_common.provenance import library_versions
 from s0_dataset_generation.labelled_sentences import (
     LabelledSentences,
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     resuming = arguments.resume and (arguments.output / MANIFEST).exists()
     stored = read_manifest(arguments.output) if resuming else None
     if stored is None:
-        _make_way_for_store(arguments.output, arguments.overwrite)
+        _check_way_for_store(arguments.output, arguments.overwrite)
     split = assign_split(data)
     plan = _plan(arguments, data, split, configurations)
     logger.info(settings_line(arguments))
@@ -110,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{arguments.output}: already complete, nothing to do")
         return 0
     _announce(plan, data, split)
+    if stored is None:
+        make_way(arguments.output, arguments.overwrite, "feature store", MANIFEST)
     _remove_temporary_files(arguments.output)
     _write_sentence_table(arguments.output, data, split, plan.run)
     write_manifest(arguments.output, plan.manifest)
@@ -127,13 +129,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _make_way_for_store(output: Path, overwrite: bool) -> None:
+def _check_way_for_store(output: Path, overwrite: bool) -> None:
     if (output / MANIFEST).exists() and not overwrite:
         raise UserError(
             f"{output}: already holds a feature store; add --resume to go on with it, --overwrite to replace it, "
             "or choose another --output"
         )
-    make_way(output, overwrite, "feature store")
+    check_way(output, overwrite, "feature store", MANIFEST)
 
 
 def _plan(

@@ -74,6 +74,7 @@ def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype
     Raises:
         UserError: the weights cannot be had, or the model has no recognisable blocks.
     """
+    import huggingface_hub
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -89,6 +90,12 @@ def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype
             dtype=getattr(torch, dtype),
             attn_implementation="eager",
             trust_remote_code=False,
+        )
+        # The cache keeps every commit in a folder of its name.
+        commit = (
+            fingerprint_of_folder(folder)
+            if folder
+            else Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision)).parent.name
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise unavailable(f"model {entry.id}", "" if folder else entry.id, error) from error

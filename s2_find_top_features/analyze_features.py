@@ -17,8 +17,8 @@ from pipeline_common.command_line import (
     positive_int,
     settings_line,
 )
-from pipeline_common.errors import UserError, exit_codes
-from pipeline_common.files import make_way
+from pipeline_common.errors import exit_codes
+from pipeline_common.files import check_way, make_way
 from pipeline_common.provenance import library_versions
 from s1_compute_all_features.feature_store import POOLINGS, FeatureStore
 from s2_find_top_features.neuronpedia import quick_list_url
@@ -86,12 +86,7 @@ def _analyze(arguments: argparse.Namespace) -> None:
 
     watch = Stopwatch()
     store = FeatureStore(arguments.input)
-    if (arguments.output / SUMMARY).exists() or not arguments.overwrite:
-        make_way(arguments.output, arguments.overwrite, "results")
-    elif arguments.output.exists():
-        raise UserError(
-            f"{arguments.output}: is not a results folder, so --overwrite leaves it alone; choose another --output"
-        )
+    check_way(arguments.output, arguments.overwrite, "results", SUMMARY)
     logger.info(settings_line(arguments, frozenset({"display_only", "display_top", "overwrite"})))
     messages = label_messages(store)
     for message in messages:
@@ -123,6 +118,7 @@ def _analyze(arguments: argparse.Namespace) -> None:
         },
     )
     examples = collect_examples(store, results.features, EXAMPLES_PER_LABEL)
+    make_way(arguments.output, arguments.overwrite, "results", SUMMARY)
     write_results(arguments.output, results.features, examples, results.summary)
     logger.info(
         "%s features of %d SAEs ranked in %.1f s", f"{ranking.n_features:,}", len(store.saes), watch.seconds

@@ -1,0 +1,203 @@
+"""The features to draw, their activation on every token, and which sentences to draw."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pipeline_common.errors import UserError
+from s1_compute_all_features.feature_store import FeatureStore, StoredSae
+from s2_find_top_features.ranked_features import RankedResults
+
+SORT_ORDERS = ("activation", "index")
+MAX_FEATURES = 30
+"""So many lines can be told apart in one picture."""
+
+SCORE = "interpretability_score"
+
+
+@dataclass(frozen=True, repr=False)
+class FeatureKey:
+    """A feature as users write it, ``layer:l0:feature_id``; the l0 may be left empty."""
+
+    layer: int
+    average_l0: int | None
+    feature_id: int
+
+    def __repr__(self) -> str:
+        return f"{self.layer}:{'' if self.average_l0 is None else self.average_l0}:{self.feature_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> "FeatureKey":
+        """The key in ``text``.
+
+        Raises:
+            ValueError: not of the form ``12:82:1767`` or ``12::1767``.
+        """
+        match = re.fullmatch(r"\s*(\d+):(\d*):(\d+)\s*", text, flags=re.ASCII)
+        if match is None:
+            raise ValueError(f"{text.strip()!r} is not layer:l0:feature_id, such as 12:82:1767 or 12::1767")
+        return cls(int(match[1]), int(match[2]) if match[2] else None, int(match[3]))
+
+
+@dataclass(frozen=True)
+class DrawnFeature:
+    """One line of the plots.
+
+    Attributes:
+        sae: the SAE that it belongs to.
+        feature_id: index of the latent in the SAE.
+        rank: in the results of stage 2; None for a feature picked by hand that is not ranked there.
+        score: interpretability score on train; None where there is none.
+        held_out_score: the same on the held-out split.
+        passes_filters: on train; None for a feature that is not ranked.
+    """
+
+    sae: StoredSae
+    feature_id: int
+    rank: int | None = None
+    score: float | None = None
+    held_out_score: float | None = None
+    passes_filters: bool | None = None
+
+    @property
+    def key(self) -> str:
+        """``layer:l0:feature_id``, in the form that `RankedFeature.key` has."""
+        return repr(FeatureKey(self.sae.layer, self.sae.average_l0, self.feature_id))
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What is drawn: features over the tokens of a store.
+
+    Attributes:
+        store: the feature store.
+        features: in the order of the legend, best first.
+        activations: float32 [n_tokens, n_features], never negative.
+    """
+
+    store: FeatureStore
+    features: list[DrawnFeature]
+    activations: np.ndarray
+
+    def sentence(self, sentence: int) -> np.ndarray:
+        """Activations of one sentence: float32 [its n_tokens, n_features]."""
+        return self.activations[self.tokens_of(sentence)]
+
+    def tokens_of(self, sentence: int) -> slice:
+        """Where a sentence stands among the store's tokens."""
+        return slice(int(self.store.starts[sentence]), int(self.store.starts[sentence + 1]))
+
+    @cached_property
+    def peaks(self) -> np.ndarray:
+        """Largest activation in each sentence (max pooling): float32 [n_sentences, n_features]."""
+        return np.maximum.reduceat(self.activations, self.store.starts[:-1])
+
+
+def load_traces(
+    store: FeatureStore, results: RankedResults, top_n: int, keys: Sequence[FeatureKey]
+) -> Traces:
+    """Read the activations of the features to draw.
+
+    Args:
+        store: the store that the results were made from.
+        results: of stage 2.
+        top_n: draw so many of the best ranked ones, where no keys are given.
+        keys: draw these, in this order; a feature named twice counts once.
+
+    Raises:
+        UserError: the results were made from another store or hold no feature, or a key is not in
+            the store.
+    """
+    made_from = results.summary.get("store", {}).get("fingerprint")
+    if made_from != store.fingerprint:
+        raise UserError(
+            f"{store.path}: the results were made from another store (fingerprint {str(made_from)[:12]}, "
+            f"this one is {store.fingerprint[:12]}); run analyze_features.py again on this store"
+        )
+    features = _ranked(store, results)
+    picked = dict.fromkeys(_picked(store, features, key) for key in keys)
+    features = list(picked) if keys else features[:top_n]
+    if not features:
+        raise UserError(
+            "the results hold no ranked feature; run analyze_features.py with wider filters, "
+            "or name features with --features"
+        )
+    activations = np.empty((int(store.starts[-1]), len(features)), dtype=np.float32)
+    for sae in dict.fromkeys(feature.sae for feature in features):
+        columns = [column for column, feature in enumerate(features) if feature.sae == sae]
+        feature_ids = [features[column].feature_id for column in columns]
+        activations[:, columns] = store.feature_activations(sae, feature_ids)
+    return Traces(store, features, activations)
+
+
+def _ranked(store: FeatureStore, results: RankedResults) -> list[DrawnFeature]:
+    saes = {sae.name: sae for sae in store.saes}
+    drawn = []
+    for feature in results.features:
+        if feature.sae_name not in saes:
+            raise UserError(
+                f"{store.path}: the results rank features of SAE {feature.sae_name!r}, which is not there; "
+                "run analyze_features.py again"
+            )
+        drawn.append(
+            DrawnFeature(
+                saes[feature.sae_name],
+                feature.feature_id,
+                feature.rank,
+                feature.train[SCORE],
+                feature.held_out[SCORE],
+                feature.passes_filters,
+            )
+        )
+    return drawn
+
+
+def _picked(store: FeatureStore, ranked: Sequence[DrawnFeature], key: FeatureKey) -> DrawnFeature:
+    sae = store.find_sae(key.layer, key.average_l0)
+    for feature in ranked:
+        if feature.sae == sae and feature.feature_id == key.feature_id:
+            return feature
+    return DrawnFeature(sae, key.feature_id)
+
+
+def check_labels(store: FeatureStore, wanted: Sequence[int] | None) -> list[int]:
+    """The labels to draw, ascending: the wanted ones, or all that the store has.
+
+    Raises:
+        UserError: no sentence has a wanted label.
+    """
+    existing = np.unique(store.labels).tolist()
+    for label in wanted or []:
+        if label not in existing:
+            listed = ", ".join(str(value) for value in existing)
+            raise UserError(f"{store.path}: no sentence has label {label}; there are the labels {listed}")
+    return sorted(set(wanted)) if wanted else existing
+
+
+def choose_sentences(traces: Traces, labels: Sequence[int], max_sentences: int, sort_by: str) -> list[int]:
+    """Which sentences are drawn: label by label, those with the largest activation or the first ones.
+
+    The labels take turns, so that each gets the same share of `max_sentences`; what a label cannot
+    use goes to the others.
+
+    Args:
+        traces: the features; the first one counts for ``activation``.
+        labels: draw only these.
+        max_sentences: how many in all; 0 for no limit.
+        sort_by: ``activation``, by the first feature's peak, largest first, ties in file order; or
+            ``index``, file order.
+
+    Returns:
+        Sentence indices, by label, within a label in the order asked for.
+    """
+    turns = []
+    for label in labels:
+        of_label = np.flatnonzero(traces.store.labels == label)
+        if sort_by == "activation":
+            of_label = of_label[np.argsort(-traces.peaks[of_label, 0], kind="stable")]
+        turns += [(turn, label, int(sentence)) for turn, sentence in enumerate(of_label)]
+    chosen = sorted(turns)[: max_sentences or None]
+    return [sentence for _, _, sentence in sorted(chosen, key=lambda one: (one[1], one[0]))]

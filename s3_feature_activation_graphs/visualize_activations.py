@@ -1,0 +1,274 @@
+"""Draw where in each sentence the best features fire, and sum it up."""
+
+import argparse
+import contextlib
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_common.command_line import (
+    HelpFormatter,
+    Stopwatch,
+    configure_logging,
+    count,
+    index_ranges,
+    positive_int,
+    settings_line,
+)
+from pipeline_common.errors import UserError, exit_codes
+from pipeline_common.files import check_way, make_way, write_json, write_text
+from s1_compute_all_features.feature_store import FeatureStore
+from s2_find_top_features.ranked_features import read_results
+from s3_feature_activation_graphs import activation_summary
+from s3_feature_activation_graphs.feature_traces import (
+    MAX_FEATURES,
+    SORT_ORDERS,
+    FeatureKey,
+    Traces,
+    check_labels,
+    choose_sentences,
+    load_traces,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_OUTPUT = Path(__file__).resolve().parent / "plots"
+SUMMARY_JSON, SUMMARY_TEXT = "summary_statistics.json", "summary_statistics.txt"
+PICTURE_SETTINGS = ("max_sentences", "sort_by", "free_y", "figsize", "dpi", "max_token_len")
+
+DESCRIPTION = """\
+Draw where in each sentence the best features fire.
+
+One picture per sentence (tokens along the x axis, one line per feature), three
+overviews of the whole dataset, and a summary of where each feature peaks.
+
+example:
+  python visualize_activations.py --s2-results ../s2_find_top_features/results/dishonesty_results \\
+      --s1-data ../s1_compute_all_features/dishonesty_features --output ./plots --top-n 10
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this script."""
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--s2-results", type=Path, required=True, metavar="FOLDER", help="results of analyze_features.py")
+    add("--s1-data", type=Path, required=True, metavar="FOLDER", help="the feature store that was analysed")
+    add("--output", type=Path, default=DEFAULT_OUTPUT, metavar="FOLDER", help="folder for the pictures")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--top-n",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help=f"draw the N best features, up to {MAX_FEATURES}",
+    )
+    which.add_argument(
+        "--features",
+        type=feature_keys,
+        metavar="LAYER:L0:ID,...",
+        help="draw these features instead, such as 12:82:1767,5:18:44; the l0 may stay empty (12::1767) "
+        "where the layer has one SAE",
+    )
+    add(
+        "--labels",
+        type=index_ranges,
+        nargs="+",
+        metavar="LABELS",
+        help="only sentences with these labels, such as 0,3 or 2-3; also for the overviews and the summary "
+        "(default: all)",
+    )
+    add(
+        "--max-sentences",
+        type=count,
+        default=40,
+        metavar="N",
+        help="draw at most N sentences, shared out evenly among the labels; 0 draws all",
+    )
+    add(
+        "--sort-by",
+        choices=SORT_ORDERS,
+        default="activation",
+        help="which sentences of a label come first: those where the first feature fires most, or file order",
+    )
+    add(
+        "--free-y",
+        action="store_true",
+        help="fit each picture's y axis to its sentence instead of sharing one",
+    )
+    add(
+        "--figsize",
+        type=inches,
+        nargs=2,
+        default=(14.0, 6.0),
+        metavar=("WIDTH", "HEIGHT"),
+        help="size of a sentence's picture in inches; it grows where something would be cut",
+    )
+    add("--dpi", type=dots_per_inch, default=150, metavar="N", help="pixels per inch, 30 to 600")
+    add(
+        "--max-token-len",
+        type=positive_int,
+        default=15,
+        metavar="N",
+        help="cut longer tokens to N characters",
+    )
+    add("--overwrite", action="store_true", help="replace the plots that the output folder holds")
+    return parser
+
+
+def feature_keys(text: str) -> list[FeatureKey]:
+    """Argparse type of ``--features``."""
+    try:
+        keys = list(dict.fromkeys(FeatureKey.parse(part) for part in text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if len(keys) > MAX_FEATURES:
+        raise argparse.ArgumentTypeError(
+            f"{len(keys)} features; at most {MAX_FEATURES} lines can be told apart"
+        )
+    return keys
+
+
+def inches(text: str) -> float:
+    """Argparse type: a length from 1 to 100 inches."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of inches between 1 and 100")
+    return value
+
+
+def dots_per_inch(text: str) -> int:
+    """Argparse type: a resolution from 30 to 600."""
+    value = positive_int(text)
+    if not 30 <= value <= 600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 30 and 600")
+    return value
+
+
+@exit_codes
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.top_n > MAX_FEATURES:
+        parser.error(
+            f"--top-n {arguments.top_n}: at most {MAX_FEATURES} lines can be told apart in one picture"
+        )
+    configure_logging("s3_feature_activation_graphs")
+    logger.info(settings_line(arguments))
+    stopwatch = Stopwatch()
+    output = arguments.output.resolve()
+    check_way(output, arguments.overwrite, "plots", SUMMARY_JSON)
+    results = read_results(arguments.s2_results)
+    store = FeatureStore(arguments.s1_data)
+    wanted = [label for part in arguments.labels or [] for label in part]
+    labels = check_labels(store, wanted)
+    traces = load_traces(store, results, arguments.top_n, arguments.features or [])
+    sentences = choose_sentences(traces, labels, arguments.max_sentences, arguments.sort_by)
+    with new_folder(output, arguments.overwrite) as folder:
+        files = draw(folder, traces, labels, sentences, arguments)
+        settings = {
+            "features": [feature.key for feature in traces.features],
+            **{name: getattr(arguments, name) for name in PICTURE_SETTINGS},
+        }
+        document = activation_summary.summary_document(traces, labels, settings, files)
+        write_text(folder / SUMMARY_TEXT, activation_summary.as_text(document))
+        write_json(folder / SUMMARY_JSON, document)
+    report(output, document)
+    logger.info("wrote %d pictures and the summary in %.1f s", len(files), stopwatch.seconds)
+    return 0
+
+
+@contextlib.contextmanager
+def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary sibling of ``output`` that takes its place when the block ends without error."""
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be made ({error.strerror}); choose another --output") from None
+    try:
+        yield temporary
+        make_way(output, overwrite, "plots", SUMMARY_JSON)
+        temporary.replace(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def draw(
+    folder: Path,
+    traces: Traces,
+    labels: Sequence[int],
+    sentences: Sequence[int],
+    arguments: argparse.Namespace,
+) -> list[str]:
+    """Draw every picture into a folder; returns their paths relative to it, overviews first."""
+    from tqdm import tqdm
+
+    from s3_feature_activation_graphs import overview_plots, plotting_utils, sentence_plot
+
+    store = traces.store
+    files = []
+    for name, figure_of in (
+        ("overview_trajectories.png", overview_plots.trajectories_figure),
+        ("overview_distributions.png", overview_plots.distributions_figure),
+        ("overview_heatmap.png", overview_plots.heatmap_figure),
+    ):
+        plotting_utils.save(figure_of(traces, labels), folder / name, arguments.dpi)
+        files.append(name)
+    drawn = [
+        sentence_plot.SentenceToDraw(
+            index=sentence,
+            text=store.sentences[sentence],
+            label=int(store.labels[sentence]),
+            held_out=bool(store.held_out[sentence]),
+            tokens=store.tokens.text[traces.tokens_of(sentence)].tolist(),
+            activations=traces.sentence(sentence),
+        )
+        for sentence in sentences
+    ]
+    plotter = sentence_plot.SentencePlotter(
+        traces.features,
+        drawn,
+        activation_summary.source_line(store),
+        figsize=tuple(arguments.figsize),
+        dpi=arguments.dpi,
+        max_token_len=arguments.max_token_len,
+        # Over the whole store, so that pictures of different labels and runs can be laid side by side.
+        y_max=None if arguments.free_y else float(traces.peaks.max()),
+    )
+    if plotter.missing_characters:
+        logger.warning(
+            "no installed font has %d of the characters (%s); they are drawn as boxes: "
+            "install a font that has them, such as one of the Noto family",
+            len(plotter.missing_characters),
+            " ".join(plotter.missing_characters[:10]),
+        )
+    for sentence in tqdm(drawn, desc="plots", unit="plot"):
+        files.append(f"label_{sentence.label}/sentence_{sentence.index:06d}.png")
+        plotter.save(sentence, folder / files[-1])
+    return files
+
+
+def report(output: Path, document: dict[str, Any]) -> None:
+    """Print what was found and where it lies."""
+    if document["store"]["note"]:
+        print(document["store"]["note"])
+    number = activation_summary.number
+    print(f"{'feature':<18}{'kind':<22}{'fires in':>14}{'median peak at':>16}")
+    for feature in document["features"]:
+        fires = f"{feature['n_active_sentences']} of {feature['n_sentences']}"
+        peak = number(feature["peak_relative_position"]["median"])
+        print(f"{feature['key']:<18}{feature['kind']:<22}{fires:>14}{peak:>16}")
+    print(f"pictures of {document['n_plots']} sentences, 3 overviews and {SUMMARY_TEXT}: {output}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

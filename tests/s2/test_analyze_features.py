@@ -1,0 +1,180 @@
+"""The ranking from a store on disk to the results on disk."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from s1_compute_all_features.feature_store import FeatureStore
+from s2_find_top_features.analyze_features import main
+from s2_find_top_features.neuronpedia import feature_url, quick_list_url
+from s2_find_top_features.ranked_features import METRICS, read_examples, read_results
+from tests.synthetic_store import write_synthetic_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_synthetic_store(tmp_path_factory.mktemp("s2") / "features", n_sentences=120)
+
+
+@pytest.fixture
+def results(store, tmp_path):
+    assert main(["--input", str(store), "--output", str(tmp_path / "results"), "--top-n", "12"]) == 0
+    return tmp_path / "results"
+
+
+def test_planted_features_come_first(results):
+    ranked = read_results(results)
+    assert [feature.feature_id for feature in ranked.features[:4]] == [3, 3, 3, 3]
+    assert all(feature.passes_filters for feature in ranked.features[:4])
+    assert not ranked.features[4].passes_filters
+    assert [feature.rank for feature in ranked.features] == list(range(1, 13))
+    assert ranked.summary["n_features"] == 4 * 64
+    assert ranked.summary["n_passing"] == 4
+    best = ranked.features[0]
+    assert best.held_out["auroc_3_vs_0"] > 0.9
+
+
+def test_the_ranking_never_looks_at_the_held_out_split(store, results, tmp_path):
+    """Other labels on the held-out sentences change the held-out columns and nothing else."""
+    altered = shutil.copytree(store, tmp_path / "altered")
+    table = (altered / "sentences.csv").read_text().splitlines()
+    rows = [line.split(",") for line in table]
+    swapped = [
+        ",".join([*row[:2], str(3 - int(row[2])) if row[3] == "test" else row[2], *row[3:]]) for row in rows[1:]
+    ]
+    (altered / "sentences.csv").write_text("\n".join([table[0], *swapped]) + "\n")
+    assert main(["--input", str(altered), "--output", str(tmp_path / "b"), "--top-n", "12"]) == 0
+    before, after = read_results(results).features, read_results(tmp_path / "b").features
+    assert [(f.key, f.train) for f in before] == [(f.key, f.train) for f in after]
+    assert before[0].held_out["pearson"] != after[0].held_out["pearson"]
+
+
+def test_one_store_in_one_block_or_many_ranks_alike(tmp_path):
+    outcomes = []
+    for n_blocks in (1, 5):
+        folder = write_synthetic_store(tmp_path / f"store{n_blocks}", n_blocks=n_blocks)
+        assert main(["--input", str(folder), "--output", str(tmp_path / f"r{n_blocks}")]) == 0
+        outcomes.append([(f.key, f.train, f.held_out) for f in read_results(tmp_path / f"r{n_blocks}").features])
+    assert outcomes[0] == outcomes[1]
+
+
+def test_examples_mark_the_peak_token(store, results):
+    example = read_examples(results)[0]
+    top = example["examples"]["3"][0]
+    reader = FeatureStore(store)
+    sae = next(sae for sae in reader.saes if sae.name == example["sae_name"])
+    activations = reader.feature_activations(sae, [example["feature_id"]])[:, 0]
+    of_sentence = activations[reader.starts[top["sentence_index"]] : reader.starts[top["sentence_index"] + 1]]
+    assert top["position"] == int(of_sentence.argmax())
+    assert top["max_activation"] == pytest.approx(float(of_sentence.max()))
+    assert f">>{top['token'].strip()}<<" in top["marked"]
+
+
+def test_labels_0_and_3_alone_are_enough(tmp_path, capsys):
+    labels = np.array([0, 3] * 30)
+    folder = write_synthetic_store(tmp_path / "store", n_sentences=60, labels=labels)
+    assert main(["--input", str(folder), "--output", str(tmp_path / "r")]) == 0
+    ranked = read_results(tmp_path / "r")
+    assert ranked.features[0].feature_id == 3
+    assert ranked.features[0].train["mean_1"] is None
+    assert ranked.features[0].train["monotonicity"] is None
+    assert ranked.features[0].passes_filters
+    assert "no train sentence has label 1 or 2" in capsys.readouterr().out
+
+
+def test_a_score_that_needs_absent_labels_is_refused_with_advice(tmp_path, capsys):
+    labels = np.array([1, 2] * 30)
+    folder = write_synthetic_store(tmp_path / "store", n_sentences=60, labels=labels)
+    assert main(["--input", str(folder), "--output", str(tmp_path / "r")]) == 1
+    assert "--rank-by spearman" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+    assert main(["--input", str(folder), "--output", str(tmp_path / "r"), "--rank-by", "spearman"]) == 0
+
+
+def test_noise_passes_no_filter(tmp_path):
+    folder = write_synthetic_store(tmp_path / "store", n_sentences=200, effect=0.0)
+    assert main(["--input", str(folder), "--output", str(tmp_path / "r")]) == 0
+    assert read_results(tmp_path / "r").summary["n_passing"] == 0
+
+
+def test_display_only_prints_what_is_on_disk(results, capsys):
+    capsys.readouterr()
+    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    assert main(["--output", str(results), "--display-only", "--display-top", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "bag of words" in printed
+    assert "0:8:3" in printed or "0:24:3" in printed or "1:8:3" in printed or "1:24:3" in printed
+    assert before == {path.name: path.read_bytes() for path in results.iterdir()}
+
+
+def test_existing_results_stay_unless_told(store, results, capsys):
+    capsys.readouterr()
+    assert main(["--input", str(store), "--output", str(results)]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["--input", str(store), "--output", str(results), "--overwrite"]) == 0
+
+
+def test_overwrite_leaves_a_foreign_folder_alone(store, tmp_path, capsys):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+    assert main(["--input", str(store), "--output", str(tmp_path / "precious"), "--overwrite"]) == 1
+    assert "holds something else" in capsys.readouterr().err
+    assert (tmp_path / "precious" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "x"], "--input is needed"),
+        (["--input", "s", "--output", "x", "--min-pearson", "1.5"], "not between -1 and 1"),
+        (["--input", "s", "--output", "x", "--max-fpr", "-0.1"], "not between 0 and 1"),
+        (["--input", "s", "--output", "x", "--top-n", "0"], "not at least 1"),
+        (["--input", "s", "--output", "x", "--pooling", "sum"], "invalid choice"),
+    ],
+)
+def test_wrong_usage_exits_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_not_a_store_is_said(tmp_path, capsys):
+    for folder, message in ((tmp_path / "none", "no such folder"), (tmp_path, "not a feature store")):
+        assert main(["--input", str(folder), "--output", str(tmp_path / "r")]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["--output", str(tmp_path / "r"), "--display-only"]) == 1
+    assert "results folder" in capsys.readouterr().err
+
+
+def test_damaged_results_are_said(results, capsys):
+    summary = json.loads((results / "summary.json").read_text())
+    for content, message in (
+        ({**summary, "format_version": 99}, "results format 99"),
+        ({"format": "else"}, "not the summary"),
+    ):
+        (results / "summary.json").write_text(json.dumps(content))
+        assert main(["--output", str(results), "--display-only"]) == 1
+        assert message in capsys.readouterr().err
+    (results / "summary.json").write_text(json.dumps(summary))
+    table = (results / "ranked_features.csv").read_text()
+    (results / "ranked_features.csv").write_text(table[: len(table) // 2])
+    assert main(["--output", str(results), "--display-only"]) == 1
+    assert "ranked_features.csv" in capsys.readouterr().err
+
+
+def test_links_are_right_or_empty():
+    assert feature_url("gemma-2-2b/12-gemmascope-res-16k__l0-22", 5).endswith("/12-gemmascope-res-16k__l0-22/5")
+    assert feature_url("", 5) == ""
+    link = quick_list_url("dishonesty", [("gemma-2-2b/12-gemmascope-res-16k", 5), ("", 6)])
+    assert "12-gemmascope-res-16k" in link
+    assert "%226%22" not in link
+    assert quick_list_url("dishonesty", [("", 6)]) == ""
+
+
+def test_every_metric_is_a_column(results):
+    header = (results / "ranked_features.csv").read_text().splitlines()[0].split(",")
+    assert set(METRICS) <= set(header)
+    assert {f"held_out_{name}" for name in METRICS} <= set(header)
