@@ -145,4 +145,6 @@ def assign_split(data: LabelledSentences, seed: int = SPLIT_SEED) -> Split:
     sizes = np.bincount(groups)
     large = np.flatnonzero(sizes > LARGE_GROUP_FRACTION * len(groups))
     # In a dataset of under 20 sentences a single sentence is more than 5%: no finding.
-    return Split(held_out, groups, [(int(group), int(sizes[group])) for group in large if sizes[group] > 1], seed)
+    return Split(
+        held_out, groups, [(int(group), int(sizes[group])) for group in large if sizes[group] > 1], seed
+    )

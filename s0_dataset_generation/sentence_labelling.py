@@ -1,0 +1,167 @@
+"""Labels from a language model, blind to what a sentence was written to be."""
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from pipeline_common.errors import UserError
+from pipeline_common.files import read_csv
+from s0_dataset_generation.labelled_sentences import LABELS, SENTENCE_COLUMN
+from s0_dataset_generation.llm_client import LLMClient, LLMRequest
+from s0_dataset_generation.rubric import Trait, labelling_messages, sentence_id
+from s0_dataset_generation.sentence_generation import INTENDED_LABEL_COLUMN
+
+MAX_ROUNDS = 6
+ESTIMATED_TOKENS_PER_LABEL = 20
+
+
+def _plain_integer(value: object) -> object:
+    # True equals 1 and 2.0 equals 2, but neither is a label that was given.
+    if type(value) is not int:
+        raise ValueError("not an integer")
+    return value
+
+
+class GivenLabel(BaseModel):
+    """One item of a labelling reply."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
+
+    id: str
+    label: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_plain_integer)]
+
+
+def label_sentences(
+    client: LLMClient, trait: Trait, sentences: Sequence[str], batch_size: int, seed: int
+) -> list[int | None]:
+    """The label that the model gave to each sentence.
+
+    Sentences are sent in a shuffled order with ids made from their text. What comes back without a
+    label, or with two different ones, is asked again in smaller batches, so that one text that the
+    model refuses does not take others with it. Rounds that the journal answers whole do not count.
+
+    Args:
+        client: asks and journals.
+        trait: what is judged.
+        sentences: different texts.
+        batch_size: sentences per request at most.
+        seed: of the shuffle.
+
+    Returns:
+        A label per sentence; None where the model gave none in a bounded number of rounds.
+    """
+    by_id = _shuffled_by_id(sentences, seed)
+    given: dict[str, int] = {}
+    rounds = attempt = 0
+    while (pending := [name for name in by_id if name not in given]) and rounds < MAX_ROUNDS:
+        asked_before = client.n_asked
+        batches = _batches(pending, max(1, batch_size >> attempt))
+        requests = [_request(trait, {name: by_id[name] for name in batch}, attempt) for batch in batches]
+        for batch, outcome in zip(batches, client.ask(requests, "labelling"), strict=True):
+            given |= _labels_in_agreement(batch, outcome.items)
+        attempt += 1
+        rounds += client.n_asked > asked_before
+    return [given.get(sentence_id(sentence)) for sentence in sentences]
+
+
+def labelling_requests(
+    trait: Trait, sentences: Sequence[str], batch_size: int, seed: int
+) -> list[LLMRequest]:
+    """The requests of the first round of `label_sentences`, for a dry run."""
+    by_id = _shuffled_by_id(sentences, seed)
+    return [
+        _request(trait, {name: by_id[name] for name in batch}, 0)
+        for batch in _batches(list(by_id), batch_size)
+    ]
+
+
+def _shuffled_by_id(sentences: Sequence[str], seed: int) -> dict[str, str]:
+    shuffled = list(sentences)
+    random.Random(f"labelling {seed}").shuffle(shuffled)
+    return {sentence_id(sentence): sentence for sentence in shuffled}
+
+
+def _batches(names: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [names[start : start + size] for start in range(0, len(names), size)]
+
+
+def _request(trait: Trait, sentences: Mapping[str, str], attempt: int) -> LLMRequest:
+    return LLMRequest(labelling_messages(trait, sentences), GivenLabel, f"attempt {attempt}")
+
+
+def _labels_in_agreement(names: Sequence[str], items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Labels of the sentences that were asked about, without those that got two different ones."""
+    labels: dict[str, set[int]] = {}
+    for item in items:
+        labels.setdefault(item["id"], set()).add(item["label"])
+    return {name: min(labels[name]) for name in names if len(labels.get(name, ())) == 1}
+
+
+def read_sentences(path: Path) -> tuple[list[str], list[int] | None]:
+    """Sentences to label from a CSV with a ``sentence`` column, and their intended labels where it has them.
+
+    Raises:
+        UserError: the file is no CSV, lacks the column, is empty, or holds a blank or repeated
+            sentence, or an intended label that is not one of 0-3.
+    """
+    header, rows = read_csv(path, "CSV of sentences")
+    if SENTENCE_COLUMN not in header:
+        raise UserError(
+            f"{path}: column {SENTENCE_COLUMN!r} is missing; the header has {', '.join(header)}; rename the "
+            "column that holds the texts"
+        )
+    if not rows:
+        raise UserError(f"{path}: no sentences; expected at least one row below the header")
+    cell = header.index(SENTENCE_COLUMN)
+    line_of: dict[str, int] = {}
+    for line, cells in rows:
+        if not cells[cell].strip():
+            raise UserError(f"{path}: line {line}: the sentence is blank; fill it in or delete the row")
+        if cells[cell] in line_of:
+            raise UserError(
+                f"{path}: line {line}: the same sentence as in line {line_of[cells[cell]]}; delete one"
+            )
+        line_of[cells[cell]] = line
+    if INTENDED_LABEL_COLUMN not in header:
+        return list(line_of), None
+    intended_cell = header.index(INTENDED_LABEL_COLUMN)
+    for line, cells in rows:
+        if cells[intended_cell].strip() not in map(str, LABELS):
+            raise UserError(
+                f"{path}: line {line}: {INTENDED_LABEL_COLUMN} is {cells[intended_cell]!r}; expected an "
+                "integer from 0 to 3"
+            )
+    return list(line_of), [int(cells[intended_cell]) for _, cells in rows]
+
+
+def agreement_report(intended: Sequence[int], judged: Sequence[int]) -> tuple[list[list[int]], float | None]:
+    """How often a sentence was judged to be what it was written to be.
+
+    Args:
+        intended: 0-3 per sentence.
+        judged: 0-3 per sentence.
+
+    Returns:
+        The cross table [intended][judged], 4 x 4, and Cohen's kappa with quadratic weights: None where
+        it is undefined, which is when all labels on both sides are one and the same.
+    """
+    from sklearn.metrics import cohen_kappa_score, confusion_matrix
+
+    table = confusion_matrix(intended, judged, labels=LABELS).tolist()
+    if len({*intended, *judged}) < 2:
+        return table, None
+    return table, float(cohen_kappa_score(intended, judged, labels=LABELS, weights="quadratic"))
+
+
+def agreement_text(intended: Sequence[int], judged: Sequence[int]) -> str:
+    """The cross table and kappa as lines for the terminal."""
+    table, kappa = agreement_report(intended, judged)
+    lines = ["intended \\ judged" + "".join(f"{label:>6}" for label in LABELS)]
+    lines += [
+        f"{label:>17}" + "".join(f"{n:>6}" for n in row) for label, row in zip(LABELS, table, strict=True)
+    ]
+    lines.append(f"quadratic-weighted kappa: {'undefined' if kappa is None else f'{kappa:.3f}'}")
+    return "\n".join(lines)

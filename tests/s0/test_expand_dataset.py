@@ -1,0 +1,327 @@
+import csv
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from s0_dataset_generation import expand_dataset
+from s0_dataset_generation.labelled_sentences import read_labelled_sentences
+from tests.fake_llm_server import (
+    Reply,
+    chat_reply,
+    cue_label,
+    error_reply,
+    fake_llm_server,
+    items_reply,
+    plausible_items,
+    plausible_reply,
+)
+
+QUICK_START = (
+    'python expand_dataset.py --trait "Dishonesty" --seed-file initial_hendrycks_data/dishonesty.csv '
+    "--label3-count 300 --label2-count 250 --label1-count 150 --label0-count 100"
+)
+COUNTS = ["--label3-count", "8", "--label2-count", "6", "--label1-count", "5", "--label0-count", "4"]
+
+
+@pytest.fixture
+def server():
+    with fake_llm_server() as server:
+        yield server
+
+
+@pytest.fixture
+def arguments(server, seed_file, tmp_path):
+    return [
+        *("--trait", "Dishonesty", "--seed-file", str(seed_file), "--batch-size", "4", *COUNTS),
+        *("--output-dir", str(tmp_path / "out"), "--base-url", server.base_url),
+    ]
+
+
+def rows_of(path):
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def without_option(arguments, name):
+    place = arguments.index(name)
+    return arguments[:place] + arguments[place + 2 :]
+
+
+@pytest.mark.slow
+def test_quick_start_line_verbatim_beside_a_shipped_csv(server, seed_file, tmp_path):
+    stage = tmp_path / "s0_dataset_generation"
+    (stage / "initial_hendrycks_data").mkdir(parents=True)
+    (stage / "expanded_data").mkdir()
+    shutil.copy(expand_dataset.__file__, stage)
+    shutil.copy(seed_file, stage / "initial_hendrycks_data" / "dishonesty.csv")
+    shipped = stage / "expanded_data" / "dishonesty.csv"
+    shutil.copy(seed_file, shipped)
+    before = shipped.read_bytes()
+    command = [sys.executable, *shlex.split(QUICK_START)[1:]]
+    environment = {**os.environ, "OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "sk-hidden-key"}
+    run = subprocess.run(command, cwd=stage, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "dishonesty.csv exists and is kept: the result goes to dishonesty_generated.csv" in run.stderr
+    assert shipped.read_bytes() == before
+    data = read_labelled_sentences(stage / "expanded_data" / "dishonesty_generated.csv")
+    assert [int((data.labels == label).sum()) for label in range(4)] == [100, 150, 250, 300]
+    assert data.labels.tolist() == [cue_label(sentence) for sentence in data.sentences]
+    assert "800 sentences" in run.stdout
+    assert "sk-hidden-key" not in run.stdout + run.stderr
+    written = sorted(path.name for path in (stage / "expanded_data").iterdir())
+    assert written == [
+        "dishonesty.csv",
+        "dishonesty_generated.csv",
+        "dishonesty_generated_provenance.json",
+        "dishonesty_generated_ratings.csv",
+    ]
+
+
+def test_labels_are_the_judged_ones_and_the_sidecar_holds_both(server, arguments, tmp_path, capsys):
+    def respond(request):
+        items = plausible_items(request)
+        if request.is_labelling:
+            items = [{**item, "label": min(item["label"], 2)} for item in items]
+        return items_reply(items)
+
+    server.respond = respond
+    assert expand_dataset.main(arguments) == 0
+    out = tmp_path / "out"
+    ratings = rows_of(out / "dishonesty_ratings.csv")
+    data = read_labelled_sentences(out / "dishonesty.csv")
+    assert [row["sentence"] for row in ratings] == data.sentences
+    assert [int(row["judged_label"]) for row in ratings] == data.labels.tolist()
+    assert [int(row["intended_label"]) for row in ratings] == [cue_label(row["sentence"]) for row in ratings]
+    assert [int((data.labels == label).sum()) for label in range(4)] == [4, 5, 14, 0]
+    assert data.further_columns == {}
+    provenance = json.loads((out / "dishonesty_provenance.json").read_text())
+    assert provenance["intended_by_judged"] == [[4, 0, 0, 0], [0, 5, 0, 0], [0, 0, 6, 0], [0, 0, 8, 0]]
+    assert f"kappa: {provenance['quadratic_weighted_kappa']:.3f}" in capsys.readouterr().out
+    assert not (out / "dishonesty_temp").exists()
+
+
+def test_labelling_requests_do_not_tell_the_intended_label(server, arguments):
+    assert expand_dataset.main(arguments) == 0
+    labelling = [request for request in server.requests if request.is_labelling]
+    assert labelling
+    for request in labelling:
+        assert "intended" not in request.text
+        assert all(set(item) == {"id", "sentence"} for item in request.items)
+    # Each request mixes intended labels, or their order would tell.
+    assert all(len({cue_label(item["sentence"]) for item in request.items}) > 1 for request in labelling[:-1])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_faults_of_every_kind_leave_a_complete_dataset_of_given_labels(server, arguments, tmp_path, seed):
+    draw = random.Random(seed)
+    given = {}
+
+    def respond(request):
+        kind = draw.random()
+        if kind < 0.18:
+            return draw.choice(
+                [
+                    error_reply(429, retry_after="0.01"),
+                    error_reply(500, retry_after="0.01"),
+                    Reply('{"choices": [{"message": {"content"', cut=True),
+                    chat_reply(None, refusal="no"),
+                    chat_reply("{"),
+                    chat_reply(""),
+                ]
+            )
+        items = plausible_items(request)
+        if request.is_labelling:
+            items = [{**item, "label": draw.randrange(4)} for item in items]
+        draw.shuffle(items)
+        items = items[1:] if kind < 0.3 else items
+        text_of = {item["id"]: item.get("sentence") for item in request.items}
+        for item in items:
+            if request.is_labelling:
+                given.setdefault(text_of[item["id"]], set()).add(item["label"])
+        return items_reply(items)
+
+    server.respond = respond
+    assert expand_dataset.main(arguments) == 0
+    data = read_labelled_sentences(tmp_path / "out" / "dishonesty.csv")
+    assert len(data.sentences) == 23
+    assert all(label in given[sentence] for sentence, label in zip(data.sentences, data.labels, strict=True))
+
+
+def test_a_sentence_without_label_is_replaced_and_told(server, arguments, tmp_path):
+    lost = set()
+
+    def respond(request):
+        items = plausible_items(request)
+        if request.is_labelling:
+            if not lost:
+                lost.add(request.items[0]["sentence"])
+            if lost & {item["sentence"] for item in request.items}:
+                return chat_reply(None, refusal="no")
+        return items_reply(items)
+
+    server.respond = respond
+    assert expand_dataset.main([*arguments, "--concurrency", "1"]) == 0
+    data = read_labelled_sentences(tmp_path / "out" / "dishonesty.csv")
+    assert [int((data.labels == label).sum()) for label in range(4)] == [4, 5, 6, 8]
+    assert not lost & set(data.sentences)
+    unlabelled = [
+        row for row in rows_of(tmp_path / "out" / "dishonesty_ratings.csv") if row["judged_label"] == ""
+    ]
+    assert {row["sentence"] for row in unlabelled} == lost
+
+
+def test_a_shortfall_is_told_with_exit_1_keeps_what_there_is_and_the_next_run_goes_on(
+    server, arguments, tmp_path, capsys
+):
+    def respond(request):
+        if not request.is_labelling and "texts of label 3" in request.text:
+            return chat_reply(None, refusal="no")
+        return plausible_reply(request)
+
+    server.respond = respond
+    assert expand_dataset.main(arguments) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    temporary = tmp_path / "out" / "dishonesty_temp"
+    assert message.startswith("error: sentences are missing: 8 of label 3; rejected: missing in the reply x")
+    assert f"is kept in {temporary}" in message
+    assert not (tmp_path / "out" / "dishonesty.csv").exists()
+    assert len(rows_of(temporary / "unlabelled.csv")) == 15
+    server.respond = plausible_reply
+    n_asked = len(server.requests)
+    assert expand_dataset.main(arguments) == 0
+    new = [request for request in server.requests[n_asked:] if not request.is_labelling]
+    assert all("texts of label 3" in request.text for request in new)
+
+
+def test_a_run_killed_in_the_middle_goes_on_and_ends_byte_identical(server, arguments, tmp_path):
+    assert expand_dataset.main(arguments) == 0
+    n_requests = len(server.requests)
+    whole = (tmp_path / "out" / "dishonesty.csv").read_bytes()
+    shutil.rmtree(tmp_path / "out")
+
+    server.requests.clear()
+    slowly = {"delay_seconds": 0.15}
+    server.respond = lambda request: items_reply(plausible_items(request), **slowly)
+    script = [sys.executable, expand_dataset.__file__, *arguments, "--concurrency", "2"]
+    process = subprocess.Popen(script, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = tmp_path / "out" / "dishonesty_temp" / "journal.jsonl"
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and (
+        not journal.exists() or len(journal.read_bytes().splitlines()) < 9
+    ):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    n_journalled = len(journal.read_bytes().splitlines()) - 1
+    assert 8 <= n_journalled < n_requests
+
+    server.requests.clear()
+    server.respond = plausible_reply
+    assert expand_dataset.main(arguments) == 0
+    assert len(server.requests) == n_requests - n_journalled
+    assert (tmp_path / "out" / "dishonesty.csv").read_bytes() == whole
+
+
+def test_keep_temp_keeps_and_names_resolve_and_nothing_is_replaced_unasked(
+    server, arguments, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert expand_dataset.main([*arguments, "--output-name", "mine.csv", "--keep-temp"]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {"mine.csv", "mine_ratings.csv", "mine_provenance.json", "mine_temp"}
+    assert {path.name for path in (out / "mine_temp").iterdir()} == {
+        "journal.jsonl",
+        "ratings.csv",
+        "unlabelled.csv",
+    }
+    before, n_asked = (out / "mine.csv").read_bytes(), len(server.requests)
+    assert expand_dataset.main([*arguments, "--output-name", "mine"]) == 1
+    assert (
+        "mine.csv: already exists; choose another --output-name, or add --overwrite"
+        in capsys.readouterr().err
+    )
+    assert len(server.requests) == n_asked
+    assert expand_dataset.main([*arguments, "--output-name", "mine", "--overwrite"]) == 0
+    assert (out / "mine.csv").read_bytes() == before
+    assert len(server.requests) == n_asked  # all from the journal
+    assert not (out / "mine_temp").exists()
+
+
+def test_a_stranger_in_the_temporary_folder_stays(arguments, tmp_path):
+    stranger = tmp_path / "out" / "dishonesty_temp" / "notes.txt"
+    stranger.parent.mkdir(parents=True)
+    stranger.write_text("mine")
+    assert expand_dataset.main(arguments) == 0
+    assert [path.name for path in stranger.parent.iterdir()] == ["notes.txt"]
+
+
+def test_an_unknown_trait_and_a_definition_of_ones_own(server, arguments, tmp_path):
+    arguments = without_option(arguments, "--trait")
+    assert (
+        expand_dataset.main(
+            [*arguments, "--trait", "Dry humour", "--definition", "joking with a straight face"]
+        )
+        == 0
+    )
+    assert (tmp_path / "out" / "dry_humour.csv").exists()
+    assert all(
+        "Trait: Dry humour: joking with a straight face." in request.text for request in server.requests
+    )
+
+
+def test_dry_run_needs_no_key_asks_nothing_and_writes_nothing(server, arguments, tmp_path, capsys):
+    assert expand_dataset.main([*without_option(arguments, "--base-url"), "--dry-run"]) == 0
+    output = capsys.readouterr().out
+    assert "--- request 1 of 7, about" in output  # 8, 6, 5 and 4 sentences by 4
+    assert "Write 4 texts of label 3" in output
+    assert "then, to label the sentences: 6 requests, about" in output
+    assert not server.requests
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_key_and_no_server_is_one_line(arguments, capsys):
+    assert expand_dataset.main(without_option(arguments, "--base-url")) == 1
+    assert capsys.readouterr().err.startswith("error: no LLM key: write OPENAI_API_KEY=... into ")
+
+
+def test_a_bad_key_stops_at_once(server, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key")
+    server.respond = lambda request: error_reply(401, "Incorrect API key provided: sk-wrong-key")
+    assert expand_dataset.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "the key was refused (401)" in error.splitlines()[-1]
+    assert "sk-wrong-key" not in error
+    assert not list((tmp_path / "out").glob("**/*.csv"))
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        (
+            ["--label3-count", "0", "--label2-count", "0", "--label1-count", "0", "--label0-count", "0"],
+            "nothing to write",
+        ),
+        (["--output-name", "../other"], "expected a name"),
+        (["--label3-count", "-1"], "-1 is not at least 0"),
+        (["--concurrency", "0"], "0 is not at least 1"),
+        (["--trait", "  "], "--trait is blank"),
+    ],
+)
+def test_wrong_usage_is_exit_2(arguments, further, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        expand_dataset.main([*arguments, *further])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_seed_file_is_exit_1(arguments, capsys):
+    assert expand_dataset.main([*arguments, "--seed-file", "nowhere.csv"]) == 1
+    assert "error: nowhere.csv: no such file" in capsys.readouterr().err

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from pipeline_common.errors import UserError
+from s0_dataset_generation.labelled_sentences import (
+    assign_split,
+    read_labelled_sentences,
+    write_labelled_sentences,
+)
+
+
+def test_round_trip_keeps_text_labels_and_further_columns(tmp_path):
+    sentences = ['He said "no", twice.', "Zoë, naïve?", "two\nlines"]
+    path = tmp_path / "folder" / "data.csv"
+    write_labelled_sentences(path, sentences, [0, 3, 1], {"source": ["a", "", "c"]})
+    data = read_labelled_sentences(path)
+    assert data.sentences == sentences
+    assert data.labels.tolist() == [0, 3, 1]
+    assert data.further_columns == {"source": ["a", "", "c"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty file"),
+        ("sentence,concept_strength_label\n", "no sentences"),
+        (
+            "sentence,label\na,1\n",
+            "column 'concept_strength_label' is missing; the header has sentence, label",
+        ),
+        ("sentence,concept_strength_label\na,1\nb,4\n", "line 3: concept_strength_label is '4'"),
+        ("sentence,concept_strength_label\na,1.0\n", "line 2: concept_strength_label is '1.0'"),
+        ("sentence,concept_strength_label\na,\n", "line 2: concept_strength_label is ''"),
+        ("sentence,concept_strength_label\n  ,1\n", "line 2: the sentence is blank"),
+        ("sentence,concept_strength_label\na,1\nb,1\n", "every sentence has label 1"),
+        ("sentence,concept_strength_label\na,b,1\n", "line 2: 3 cells where the header has 2"),
+        ("sentence,sentence,concept_strength_label\n", "'sentence' stands twice"),
+    ],
+)
+def test_bad_files_are_named_with_line_and_remedy(tmp_path, content, message):
+    path = tmp_path / "data.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        read_labelled_sentences(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_file_and_wrong_encoding(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_labelled_sentences(tmp_path / "none.csv")
+    path = tmp_path / "latin.csv"
+    path.write_bytes("sentence,concept_strength_label\nZo\xeb,1\n".encode("latin-1"))
+    with pytest.raises(UserError, match="is not UTF-8"):
+        read_labelled_sentences(path)
+
+
+def test_labels_0_and_3_alone_are_enough_and_byte_order_mark_is_no_text(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("\ufeffsentence,concept_strength_label\r\na,0\r\nb,3\r\n", encoding="utf-8")
+    assert read_labelled_sentences(path).labels.tolist() == [0, 3]
+
+
+def test_split_is_stratified_and_keeps_near_duplicates_together(tmp_path):
+    draw = np.random.default_rng(0)
+    words = ["".join(draw.choice(list("abcdefghijklmnop"), 8)) for _ in range(400)]
+    sentences = [" ".join(draw.choice(words, 8)) for _ in range(80)]
+    sentences += [f"{sentence} again" for sentence in sentences[:20]]
+    labels = np.arange(100) % 4
+    path = tmp_path / "data.csv"
+    write_labelled_sentences(path, sentences, labels)
+    split = assign_split(read_labelled_sentences(path))
+    assert np.array_equal(split.held_out[:20], split.held_out[80:])
+    assert np.array_equal(split.groups[:20], split.groups[80:])
+    assert 15 <= split.held_out.sum() <= 25
+    assert all(3 <= (labels[split.held_out] == label).sum() <= 7 for label in range(4))
+    assert np.array_equal(split.held_out, assign_split(read_labelled_sentences(path)).held_out)

@@ -1,0 +1,87 @@
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from s0_dataset_generation import (
+    audit_dataset,
+    expand_dataset,
+    generate_sentences,
+    label_sentences,
+    visualize_labels,
+)
+from s0_dataset_generation.labelled_sentences import read_labelled_sentences
+from tests.fake_llm_server import cue_label, fake_llm_server, items_reply, plausible_items
+
+COUNTS = ["--label3-count", "8", "--label2-count", "6", "--label1-count", "5", "--label0-count", "4"]
+
+
+@pytest.fixture
+def server():
+    with fake_llm_server() as server:
+        yield server
+
+
+def rows_of(path):
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_generate_then_label_gives_the_same_kind_of_dataset(server, seed_file, tmp_path, capsys):
+    unlabelled, labelled = tmp_path / "unlabelled.csv", tmp_path / "labelled.csv"
+    shared = ["--trait", "Dishonesty", "--base-url", server.base_url, "--batch-size", "4"]
+    generate = [*shared, "--seed-file", str(seed_file), "--output-file", str(unlabelled), *COUNTS]
+    assert generate_sentences.main(generate) == 0
+    rows = rows_of(unlabelled)
+    assert list(rows[0]) == ["sentence", "intended_label"]
+    assert [int(row["intended_label"]) for row in rows] == [cue_label(row["sentence"]) for row in rows]
+    label = [*shared, "--input-file", str(unlabelled), "--output-file", str(labelled)]
+    assert label_sentences.main(label) == 0
+    data = read_labelled_sentences(labelled)
+    assert data.sentences == [row["sentence"] for row in rows]
+    assert data.labels.tolist() == [cue_label(sentence) for sentence in data.sentences]
+    assert "quadratic-weighted kappa: 1.000" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.glob("*labelled*")} == {"unlabelled.csv", "labelled.csv"}
+    assert generate_sentences.main(generate) == label_sentences.main(label) == 1
+    assert capsys.readouterr().err.count("already exists; choose another --output-file") == 2
+    n_asked = len(server.requests)
+    assert (
+        generate_sentences.main([*generate, "--dry-run"]) == label_sentences.main([*label, "--dry-run"]) == 0
+    )
+    assert "--- request 6 of 6" in capsys.readouterr().out
+    assert len(server.requests) == n_asked
+
+
+def test_labels_that_are_never_given_end_in_exit_1_without_output(server, tmp_path, capsys):
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("sentence\nHe lied about the lantern.\nA cup fell.\n")
+    server.respond = lambda request: items_reply([item for item in plausible_items(request) if item["label"]])
+    arguments = ["--trait", "Dishonesty", "--input-file", str(source), "--output-file", str(target)]
+    arguments += ["--base-url", server.base_url]
+    assert label_sentences.main(arguments) == 1
+    assert "1 of 2 sentences got no label, the first is 'A cup fell.'" in capsys.readouterr().err
+    assert not target.exists()
+    assert Path(tmp_path / "out_journal.jsonl").exists()
+
+
+SCRIPTS = [expand_dataset, generate_sentences, label_sentences, audit_dataset, visualize_labels]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_instant_and_teaches(script):
+    path = Path(script.__file__)
+    start = time.monotonic()
+    run = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - start < 2.5  # importing scikit-learn alone takes longer on a slow machine
+    assert f"example:\n  {path.name}" in run.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_usage_names_every_flag(script):
+    usage = (Path(script.__file__).parent / "USAGE.md").read_text(encoding="utf-8")
+    flags = {flag for action in script.build_parser()._actions for flag in action.option_strings}
+    flags -= {"-h", "--help", "--label2-count", "--label1-count"}  # the latter two stand in a range
+    assert {flag for flag in flags if f"`{flag}`" not in usage} == set()
