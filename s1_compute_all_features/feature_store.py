@@ -9,6 +9,7 @@ A file that carries its final name is complete: every write is a temporary sibli
 `checksums.json` closes a block, ``"complete": true`` in the manifest closes the store. NumPy only.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -86,6 +87,11 @@ class StoredSae:
     neuronpedia_id: str
     fingerprint: str
 
+    @property
+    def input_layer(self) -> int:
+        """The stored hidden layer that it reads; -1 for the input of block 0, which is not stored."""
+        return input_layer_of(self.hook)
+
 
 @dataclass(frozen=True)
 class TokenTable:
@@ -104,6 +110,21 @@ class TokenTable:
     position: np.ndarray
     is_final: np.ndarray
     text: np.ndarray
+
+
+def input_layer_of(hook: str) -> int:
+    """The block after which a residual-stream hook reads; -1 for the input of block 0.
+
+    >>> input_layer_of("blocks.5.hook_resid_post"), input_layer_of("blocks.5.hook_resid_pre")
+    (5, 4)
+
+    Raises:
+        ValueError: another kind of hook.
+    """
+    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", hook)
+    if match is None:
+        raise ValueError(f"hook {hook!r} is not a residual-stream hook; SAEs of other sites cannot be run")
+    return int(match[1]) - (match[2] == "pre")
 
 
 def block_folder(store: Path, block: int) -> Path:

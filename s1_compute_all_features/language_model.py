@@ -109,9 +109,7 @@ def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype
         max_tokens=getattr(text_config, "max_position_embeddings", None),
         description={
             "id": entry.id,
-            "revision": fingerprint_of_folder(folder)
-            if folder
-            else getattr(model.config, "_commit_hash", None),
+            "revision": commit,
             "architecture": type(model).__name__,
             "d_model": text_config.hidden_size,
             "n_layers": text_config.num_hidden_layers,

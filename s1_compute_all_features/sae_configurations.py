@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline_common.command_line import HelpFormatter
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import make_way, read_json, write_json
+from s1_compute_all_features.feature_store import input_layer_of
 
 FORMAT_VERSION = 1
 STAGE_FOLDER = Path(__file__).resolve().parent
 GEMMA_SCOPE = STAGE_FOLDER / "gemma_scope_16k_configurations.json"
 GPT2_SMALL = STAGE_FOLDER / "gpt2_small_configurations.json"
 
-_RESIDUAL_HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
+_HOOK_OF_BLOCK = re.compile(r"blocks\.(\d+)\.hook_resid_(?:pre|post)")
 
 
 class _Strict(BaseModel):
@@ -71,18 +72,13 @@ class SaeEntry(_Strict):
 
     @model_validator(mode="after")
     def _reads_the_residual_stream(self) -> "SaeEntry":
-        if not _RESIDUAL_HOOK.fullmatch(self.hook):
-            raise ValueError(
-                f"hook {self.hook!r} is not a residual-stream hook; SAEs of other sites cannot be run"
-            )
+        input_layer_of(self.hook)
         return self
 
     @property
     def input_layer(self) -> int:
         """The block after which it reads the residual stream; -1 for the input of block 0."""
-        match = _RESIDUAL_HOOK.fullmatch(self.hook)
-        assert match is not None
-        return int(match[1]) - (match[2] == "pre")
+        return input_layer_of(self.hook)
 
 
 class SaeConfigurations(_Strict):
@@ -172,7 +168,7 @@ def build_from_registry(release: str, model_id: str, width: str | None) -> SaeCo
         if width is not None and f"width_{width}" not in sae_id.split("/"):
             continue
         hook = _hook_of(release, sae_id, path)
-        if not _RESIDUAL_HOOK.fullmatch(hook):
+        if not _HOOK_OF_BLOCK.fullmatch(hook):
             continue
         page = entry.neuronpedia_id.get(sae_id) or canonical_pages.get(path) or ""
         saes.append(_sae_entry(sae_id, path, hook, page, (entry.expected_l0 or {}).get(sae_id)))
@@ -198,7 +194,7 @@ def build_from_registry(release: str, model_id: str, width: str | None) -> SaeCo
 
 def _hook_of(release: str, sae_id: str, path: str) -> str:
     """The hook from the id where it says so, from the SAE's own configuration (the hub) where not."""
-    if _RESIDUAL_HOOK.fullmatch(sae_id):
+    if _HOOK_OF_BLOCK.fullmatch(sae_id):
         return sae_id
     if path.startswith("embedding/"):
         return "hook_embed"
@@ -212,7 +208,7 @@ def _hook_of(release: str, sae_id: str, path: str) -> str:
 
 def _sae_entry(sae_id: str, path: str, hook: str, page: str, expected_l0: float | None) -> SaeEntry:
     in_page = re.search(r"/(\d+)-", page)
-    in_hook = _RESIDUAL_HOOK.fullmatch(hook)
+    in_hook = _HOOK_OF_BLOCK.fullmatch(hook)
     assert in_hook is not None
     layer = int(in_page[1]) if in_page else int(in_hook[1])
     in_path = re.search(r"average_l0_(\d+)", path)

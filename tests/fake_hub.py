@@ -38,7 +38,9 @@ def snapshot(cache: Path, repo_id: str) -> Path:
 def small_tokenizer(bos: str = "<bos>", prepend: bool = True) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer; with ``prepend`` it puts the BOS token in front, as Gemma's does."""
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(CORPUS, vocab_size=400, special_tokens=["<pad>", "<eos>", bos], show_progress=False)
+    bpe.train_from_iterator(
+        CORPUS, vocab_size=400, special_tokens=["<pad>", "<eos>", bos], show_progress=False
+    )
     if prepend:
         bpe.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, 2)])
     return PreTrainedTokenizerFast(
@@ -80,7 +82,9 @@ def tiny_gpt2(n_layers: int = 12, d_model: int = 16, vocabulary: int = 400) -> G
     return GPT2LMHeadModel(config).eval()
 
 
-def write_fake_gemma(cache: Path, repo_id: str = "google/gemma-2-2b", n_layers: int = 26, d_model: int = 16) -> None:
+def write_fake_gemma(
+    cache: Path, repo_id: str = "google/gemma-2-2b", n_layers: int = 26, d_model: int = 16
+) -> None:
     """Gemma-2-2B's place in the cache, filled with a tiny random Gemma-2."""
     folder = snapshot(cache, repo_id)
     tiny_gemma2(n_layers, d_model).save_pretrained(folder)
@@ -119,7 +123,9 @@ def write_fake_gpt2(cache: Path, d_model: int = 16) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def write_fake_gpt2_saes(cache: Path, repo_id: str, paths: Iterable[str], d_model: int = 16, d_sae: int = 48) -> None:
+def write_fake_gpt2_saes(
+    cache: Path, repo_id: str, paths: Iterable[str], d_model: int = 16, d_sae: int = 48
+) -> None:
     """ReLU SAEs in the layout that sae-lens wrote before its version 6, as gpt2-small-res-jb has it."""
     folder = snapshot(cache, repo_id)
     for number, path in enumerate(paths):

@@ -49,13 +49,17 @@ def test_the_store_holds_what_model_and_saes_compute(store, tiny_configuration):
         rows = slice(int(reader.starts[index]), int(reader.starts[index + 1]))
         # float16 rounding of what is stored: 2^-11 relative.
         np.testing.assert_allclose(reader.hidden_states(0)[rows], own[1][0, 1:].numpy(), rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(reader.hidden_states(EMBEDDINGS)[rows], own[0][0, 1:].numpy(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            reader.hidden_states(EMBEDDINGS)[rows], own[0][0, 1:].numpy(), rtol=1e-3, atol=1e-3
+        )
         for sae in reader.saes[2:4]:
             arrays = np.load(tiny_configuration.parent / "saes" / sae.sae_id / "params.npz")
             reference = JumpReLUSAE(JumpReLUSAEConfig(d_in=16, d_sae=64, apply_b_dec_to_input=False))
             reference.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays.files})
             expected = reference.encode(own[2][0, 1:]).detach().numpy()
-            np.testing.assert_allclose(reader.activations(sae).to_dense()[rows], expected, rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(
+                reader.activations(sae).to_dense()[rows], expected, rtol=1e-3, atol=1e-3
+            )
     assert isinstance(reference, SAE)
 
 
@@ -68,9 +72,10 @@ def test_sentences_split_and_further_columns_are_kept(store, labelled_csv):
     assert reader.held_out.tolist() == split.held_out.tolist()
     assert reader.groups.tolist() == split.groups.tolist()
     assert reader.further_columns == {"source": [f"note {i}" for i in range(12)]}
-    assert ["".join(reader.tokens.text[a:b]).strip() for a, b in zip(reader.starts, reader.starts[1:], strict=False)] == (
-        data.sentences
-    )
+    assert [
+        "".join(reader.tokens.text[a:b]).strip()
+        for a, b in zip(reader.starts, reader.starts[1:], strict=False)
+    ] == (data.sentences)
     assert reader.tokens.is_final.sum() == 12
     assert "<bos>" not in set(reader.tokens.text)
 
@@ -142,7 +147,9 @@ def test_a_finished_store_is_left_alone(store, labelled_csv, tiny_configuration,
     assert contents(store) == before
 
 
-def test_a_resume_with_other_settings_names_the_difference(store, labelled_csv, tiny_configuration, tmp_path, capsys):
+def test_a_resume_with_other_settings_names_the_difference(
+    store, labelled_csv, tiny_configuration, tmp_path, capsys
+):
     other_csv = tmp_path / "other" / "tiny.csv"
     other_csv.parent.mkdir()
     other_csv.write_text(labelled_csv.read_text().replace("rain", "snow"))
@@ -155,7 +162,12 @@ def test_a_resume_with_other_settings_names_the_difference(store, labelled_csv, 
         (other_csv, tiny_configuration, [], "input.sha256"),
         (labelled_csv, other_configuration, [], "saes: the store has 6 entries, this run 5"),
         (labelled_csv, tiny_configuration, ["--dtype", "bfloat16"], "model.dtype: the store has float32"),
-        (labelled_csv, tiny_configuration, ["--block-tokens", "90"], "settings.block_tokens: the store has 60"),
+        (
+            labelled_csv,
+            tiny_configuration,
+            ["--block-tokens", "90"],
+            "settings.block_tokens: the store has 60",
+        ),
         (labelled_csv, tiny_configuration, ["--threads", "1"], "settings.threads"),
     ):
         assert main(arguments(csv, store, configuration, "--resume", *more)) == 1
@@ -210,7 +222,9 @@ def test_overwrite_leaves_a_foreign_folder_alone(labelled_csv, tiny_configuratio
     assert (tmp_path / "precious" / "thesis.txt").exists()
 
 
-def test_weights_that_are_not_finite_are_named(labelled_csv, tiny_configuration, tmp_path, capsys, monkeypatch):
+def test_weights_that_are_not_finite_are_named(
+    labelled_csv, tiny_configuration, tmp_path, capsys, monkeypatch
+):
     original = extraction.forward_states
 
     def broken(model, batch, layers):
@@ -250,7 +264,10 @@ def test_gpt2_from_a_hub_cache_reads_the_block_before_and_centres(labelled_csv, 
     write_fake_gpt2_saes(cache, configurations.repo_id, [sae.path for sae in configurations.saes])
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert main(["--input", str(labelled_csv), "--output", str(tmp_path / "store"), "--config", str(GPT2_SMALL)]) == 0
+    assert (
+        main(["--input", str(labelled_csv), "--output", str(tmp_path / "store"), "--config", str(GPT2_SMALL)])
+        == 0
+    )
     reader = FeatureStore(tmp_path / "store")
     assert len(reader.saes) == 13
     assert reader.manifest["model"]["revision"] == "0123456789abcdef0123456789abcdef01234567"

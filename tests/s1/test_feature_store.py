@@ -20,7 +20,9 @@ def random_tokens(seed=0, n_sentences=30, width=20):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 7, size=n_sentences)
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    dense = (rng.exponential(size=(starts[-1], width)) * (rng.random((starts[-1], width)) < 0.3)).astype(np.float32)
+    dense = (rng.exponential(size=(starts[-1], width)) * (rng.random((starts[-1], width)) < 0.3)).astype(
+        np.float32
+    )
     content = rng.random(starts[-1]) < 0.7
     content[starts[3] : starts[4]] = False  # a sentence without any content token
     return dense, starts, content
@@ -72,13 +74,15 @@ def test_content_tokens_hold_a_letter_or_digit():
 
 def test_blocks_make_no_difference(tmp_path):
     one, many = (
-        FeatureStore(write_synthetic_store(tmp_path / str(n_blocks), n_blocks=n_blocks)) for n_blocks in (1, 7)
+        FeatureStore(write_synthetic_store(tmp_path / str(n_blocks), n_blocks=n_blocks))
+        for n_blocks in (1, 7)
     )
     for sae in one.saes:
         np.testing.assert_array_equal(one.activations(sae).to_dense(), many.activations(sae).to_dense())
         for pooling in POOLINGS:
             np.testing.assert_array_equal(
-                one.pooled_activations(sae, pooling).to_dense(), many.pooled_activations(sae, pooling).to_dense()
+                one.pooled_activations(sae, pooling).to_dense(),
+                many.pooled_activations(sae, pooling).to_dense(),
             )
     for layer in (EMBEDDINGS, *one.layers):
         np.testing.assert_array_equal(one.hidden_states(layer), many.hidden_states(layer))

@@ -84,10 +84,9 @@ def test_states_equal_the_models_own_for_single_sentences(name):
         ids = torch.from_numpy(sentence.ids)[None]
         last_block = []
         handle = model.blocks[2].register_forward_hook(
-            lambda module, arguments, output, seen=last_block: seen.append(
-                output[0] if isinstance(output, tuple) else output
+            lambda module, arguments, output, seen=last_block: (
+                seen.append(output[0] if isinstance(output, tuple) else output) or None
             )
-            or None
         )
         with torch.inference_mode():
             own = model.model(input_ids=ids, output_hidden_states=True).hidden_states

@@ -81,7 +81,14 @@ def test_a_file_that_is_not_json_names_the_line(tmp_path):
 
 def test_the_script_builds_the_shipped_file(tmp_path, capsys):
     output = tmp_path / "gpt2.json"
-    arguments = ["--release", "gpt2-small-res-jb", "--model", "openai-community/gpt2", "--output", str(output)]
+    arguments = [
+        "--release",
+        "gpt2-small-res-jb",
+        "--model",
+        "openai-community/gpt2",
+        "--output",
+        str(output),
+    ]
     assert main(arguments) == 0
     assert output.read_text() == GPT2_SMALL.read_text()
     assert main(arguments) == 1

@@ -55,7 +55,10 @@ def sae_lens_folder(folder, architecture="standard", **settings):
     if architecture == "jumprelu":
         weights["threshold"] = rng.uniform(-1, 2, size=D_SAE)
     folder.mkdir(parents=True)
-    save_file({name: array.astype(np.float32) for name, array in weights.items()}, folder / "sae_weights.safetensors")
+    save_file(
+        {name: array.astype(np.float32) for name, array in weights.items()},
+        folder / "sae_weights.safetensors",
+    )
     metadata = {"sae_lens_version": "6.50.0", "hook_name": "blocks.0.hook_resid_post", "prepend_bos": True}
     (folder / "cfg.json").write_text(
         json.dumps(
@@ -123,14 +126,22 @@ def test_centring_subtracts_each_tokens_mean(tmp_path):
 def test_strips_equal_one_product(tmp_path):
     write_params(tmp_path / "layer_0", D_MODEL, D_SAE, seed=5)
     encoder = load_encoder(locate_sae(configurations(), entry(), tmp_path, tmp_path), configurations(), "cpu")
-    whole, pieces = encoder.encode(states(2500)), [encoder.encode(states(2500)[i : i + 500]) for i in range(0, 2500, 500)]
-    np.testing.assert_allclose(whole.to_dense(), np.concatenate([p.to_dense() for p in pieces]), rtol=1e-5, atol=1e-5)
+    whole, pieces = (
+        encoder.encode(states(2500)),
+        [encoder.encode(states(2500)[i : i + 500]) for i in range(0, 2500, 500)],
+    )
+    np.testing.assert_allclose(
+        whole.to_dense(), np.concatenate([p.to_dense() for p in pieces]), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"metadata": {"hook_name": "blocks.3.hook_resid_post"}}, "trained with hook 'blocks.3.hook_resid_post'"),
+        (
+            {"metadata": {"hook_name": "blocks.3.hook_resid_post"}},
+            "trained with hook 'blocks.3.hook_resid_post'",
+        ),
         ({"metadata": {"prepend_bos": False}}, "trained with prepend_bos False"),
         ({"normalize_activations": "expected_average_only_in"}, "scaled by a factor"),
     ],

@@ -42,7 +42,8 @@ def test_the_ranking_never_looks_at_the_held_out_split(store, results, tmp_path)
     table = (altered / "sentences.csv").read_text().splitlines()
     rows = [line.split(",") for line in table]
     swapped = [
-        ",".join([*row[:2], str(3 - int(row[2])) if row[3] == "test" else row[2], *row[3:]]) for row in rows[1:]
+        ",".join([*row[:2], str(3 - int(row[2])) if row[3] == "test" else row[2], *row[3:]])
+        for row in rows[1:]
     ]
     (altered / "sentences.csv").write_text("\n".join([table[0], *swapped]) + "\n")
     assert main(["--input", str(altered), "--output", str(tmp_path / "b"), "--top-n", "12"]) == 0
@@ -56,7 +57,9 @@ def test_one_store_in_one_block_or_many_ranks_alike(tmp_path):
     for n_blocks in (1, 5):
         folder = write_synthetic_store(tmp_path / f"store{n_blocks}", n_blocks=n_blocks)
         assert main(["--input", str(folder), "--output", str(tmp_path / f"r{n_blocks}")]) == 0
-        outcomes.append([(f.key, f.train, f.held_out) for f in read_results(tmp_path / f"r{n_blocks}").features])
+        outcomes.append(
+            [(f.key, f.train, f.held_out) for f in read_results(tmp_path / f"r{n_blocks}").features]
+        )
     assert outcomes[0] == outcomes[1]
 
 
@@ -166,7 +169,9 @@ def test_damaged_results_are_said(results, capsys):
 
 
 def test_links_are_right_or_empty():
-    assert feature_url("gemma-2-2b/12-gemmascope-res-16k__l0-22", 5).endswith("/12-gemmascope-res-16k__l0-22/5")
+    assert feature_url("gemma-2-2b/12-gemmascope-res-16k__l0-22", 5).endswith(
+        "/12-gemmascope-res-16k__l0-22/5"
+    )
     assert feature_url("", 5) == ""
     link = quick_list_url("dishonesty", [("gemma-2-2b/12-gemmascope-res-16k", 5), ("", 6)])
     assert "12-gemmascope-res-16k" in link
