@@ -249,7 +249,8 @@ def call(folder: Path, command: Sequence[str]) -> None:
     code = subprocess.run([sys.executable, script, *command[1:]], cwd=folder).returncode
     if code:
         raise UserError(
-            f"{folder.name}: {command[0]} ended with exit code {code}, see above; when it is mended, run the same "
+            f"{folder.name}: {command[0]} ended with exit code {code}, see above; when it is mended, "
+            "run the same "
             "pipeline command again: what is complete is skipped"
         )
 
@@ -264,7 +265,8 @@ def summarize(paths: Paths) -> str:
         "classifier metrics  " + os.path.relpath(paths.experiments[0].parent) + "/*/working/results.json",
         "",
         f"the {N_BEST} best features on train, and what they do on held-out sentences:",
-        f"{'layer:l0:feature':<18}{'score':>7}{'pearson':>9}{'AUROC':>7}  | held-out{'score':>7}{'pearson':>9}{'AUROC':>7}",
+        f"{'layer:l0:feature':<18}{'score':>7}{'pearson':>9}{'AUROC':>7}  | "
+        f"held-out{'score':>7}{'pearson':>9}{'AUROC':>7}",
     ]
     for feature in results.features[:N_BEST]:
         train, held_out = (
@@ -285,7 +287,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Run the six stages in order: audit the sentences, extract, rank, plot, prepare, train.\n"
         "A stage is skipped while its command, its inputs, its code and its outputs are what they were.\n\n"
-        "  uv run python run_pipeline.py --trait dishonesty --config s1_compute_all_features/gpt2_small_configurations.json\n"
+        "  uv run python run_pipeline.py --trait dishonesty --config "
+        "s1_compute_all_features/gpt2_small_configurations.json\n"
         "  uv run python run_pipeline.py --input my_sentences.csv",
         formatter_class=HelpFormatter,
     )
@@ -297,7 +300,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, default=GEMMA_SCOPE, help="SAE configuration file")
     parser.add_argument(
         "--name",
-        help="name of the outputs (default: the trait or CSV, with the configuration where it is not the default)",
+        help="name of the outputs (default: the trait or CSV, with the configuration where it is not "
+        "the default)",
     )
     return parser
 

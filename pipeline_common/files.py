@@ -88,7 +88,8 @@ def read_csv(path: Path, what: str) -> tuple[list[str], list[tuple[int, list[str
         what: what the file should be, for the message.
 
     Returns:
-        The column names, and per row the line number on which it ends with its cells, as many as there are columns.
+        The column names, and per row the line number on which it ends with its cells, as many as there
+        are columns.
         Wholly empty lines are passed over.
 
     Raises:

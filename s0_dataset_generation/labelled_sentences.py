@@ -82,7 +82,8 @@ def read_labelled_sentences(path: Path, n_distinct_labels: int = 2) -> LabelledS
             raise UserError(f"{path}: line {line}: the sentence is blank; fill it in or delete the row")
         if not re.fullmatch(r"\s*[0-3]\s*", cells[label_cell], flags=re.ASCII):
             raise UserError(
-                f"{path}: line {line}: {LABEL_COLUMN} is {cells[label_cell]!r}; expected an integer from 0 to 3"
+                f"{path}: line {line}: {LABEL_COLUMN} is {cells[label_cell]!r}; expected an integer "
+                "from 0 to 3"
             )
     labels = np.array([int(cells[label_cell]) for _, cells in rows], dtype=np.int64)
     if len(np.unique(labels)) < n_distinct_labels:

@@ -39,6 +39,7 @@ TRAITS = ("dishonesty", "aggression", "caring", "bravery", "unfairness")
 DATA_FOLDER = STAGE_FOLDER.parent / "s0_dataset_generation" / "expanded_data"
 CONFIGURATION = "demo_configurations.json"
 BUILD = "build.json"
+LANGUAGE_MODEL = "tiny_gemma2_demonstration"
 
 
 @dataclass(frozen=True)
@@ -245,10 +246,10 @@ def build(output: Path, texts: Sequence[str], recipe: Recipe, inputs: dict[str, 
     try:
         tokenizer = train_tokenizer(texts, recipe)
         language_model = train_language_model(texts, tokenizer, recipe)
-        tokenizer.save_pretrained(work / "model")
-        language_model.save_pretrained(work / "model")
-        states = hidden_states_of(work / "model", texts, recipe.n_layers)
-        entries = []
+        tokenizer.save_pretrained(work / LANGUAGE_MODEL)
+        language_model.save_pretrained(work / LANGUAGE_MODEL)
+        states = hidden_states_of(work / LANGUAGE_MODEL, texts, recipe.n_layers)
+        entries: list[SaeEntry] = []
         for layer in range(recipe.n_layers):
             for l0 in recipe.l0s:
                 logger.info(
@@ -273,8 +274,9 @@ def build(output: Path, texts: Sequence[str], recipe: Recipe, inputs: dict[str, 
                 )
         configurations = SaeConfigurations(
             format_version=FORMAT_VERSION,
-            description="Embedded demonstration model: a tiny Gemma-2 trained on the shipped train-split sentences",
-            model=ModelEntry(id="model", demonstration=True),
+            description="Embedded demonstration model: a tiny Gemma-2 trained on the shipped "
+            "train-split sentences",
+            model=ModelEntry(id=LANGUAGE_MODEL, demonstration=True),
             release="",
             repo_id="",
             sae_root="saes",
@@ -293,10 +295,13 @@ def build(output: Path, texts: Sequence[str], recipe: Recipe, inputs: dict[str, 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
-        description="Train the demonstration model and its SAEs from the shipped train-split sentences, in a few\n"
-        "minutes on two CPU cores. Built once; built again when the sentences, the recipe or a library change.\n\n"
+        description="Train the demonstration model and its SAEs from the shipped train-split "
+        "sentences, in a few\n"
+        "minutes on two CPU cores. Built once; built again when the sentences, the recipe or a library "
+        "change.\n\n"
         "  uv run python build_demo_model.py\n"
-        "  uv run python extract_sae_features.py --config demo_model/demo_configurations.json --input ... --output ...",
+        "  uv run python extract_sae_features.py --config demo_model/demo_configurations.json --input "
+        "... --output ...",
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--output", type=Path, default=STAGE_FOLDER / "demo_model", help="folder to build")

@@ -45,12 +45,16 @@ LIBRARIES = ("torch", "transformers", "sae-lens", "tokenizers", "numpy", "scikit
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
-        description="Compute embeddings, hidden states and SAE activations for every token of a labelled CSV,\n"
+        description="Compute embeddings, hidden states and SAE activations for every token of a "
+        "labelled CSV,\n"
         "with one forward pass per batch for all layers and SAEs, and assign the 80/20 split.\n\n"
         "  uv run python extract_sae_features.py \\\n"
-        "      --input ../s0_dataset_generation/expanded_data/dishonesty.csv --output ./dishonesty_features\n\n"
-        "Without --config this means Gemma-2-2B and its 135 Gemma Scope SAEs (weights from the Hugging Face hub).\n"
-        "On a laptop: --config gpt2_small_configurations.json, or the demonstration model of build_demo_model.py.",
+        "      --input ../s0_dataset_generation/expanded_data/dishonesty.csv --output "
+        "./dishonesty_features\n\n"
+        "Without --config this means Gemma-2-2B and its 135 Gemma Scope SAEs (weights from the Hugging "
+        "Face hub).\n"
+        "On a laptop: --config gpt2_small_configurations.json, or the demonstration model of "
+        "build_demo_model.py.",
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
@@ -132,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check_way_for_store(output: Path, overwrite: bool) -> None:
     if (output / MANIFEST).exists() and not overwrite:
         raise UserError(
-            f"{output}: already holds a feature store; add --resume to go on with it, --overwrite to replace it, "
+            f"{output}: already holds a feature store; add --resume to go on with it, --overwrite to "
+            "replace it, "
             "or choose another --output"
         )
     check_way(output, overwrite, "feature store", MANIFEST)
@@ -156,7 +161,8 @@ def _plan(
     for located in saes:
         if located.entry.input_layer >= model.n_layers:
             raise UserError(
-                f"SAE {located.entry.name} reads {located.entry.hook}, the model {configurations.model.id} has "
+                f"SAE {located.entry.name} reads {located.entry.hook}, the model "
+                f"{configurations.model.id} has "
                 f"{model.n_layers} layers"
             )
     sentences = tokenise(model, data.sentences, configurations.model.prepend_bos)
@@ -229,7 +235,8 @@ def _already_complete(stored: dict[str, Any], wanted: dict[str, Any], output: Pa
     first = next(differences({**own, "complete": False, "blocks": blocks}, wanted), None)
     if first is not None:
         raise UserError(
-            f"{output}: cannot go on with this store: {first}; use equal settings, --overwrite, or another --output"
+            f"{output}: cannot go on with this store: {first}; use equal settings, --overwrite, or "
+            "another --output"
         )
     return bool(own["complete"])
 
@@ -252,7 +259,8 @@ def _announce(plan: _Plan, data: LabelledSentences, split: Split) -> None:
     )
     if dense_bytes + sparse_bytes > free_bytes:
         raise UserError(
-            f"{run.store}: about {(dense_bytes + sparse_bytes) / 1e9:.1f} GB to write, {free_bytes / 1e9:.1f} GB free; "
+            f"{run.store}: about {(dense_bytes + sparse_bytes) / 1e9:.1f} GB to write, "
+            f"{free_bytes / 1e9:.1f} GB free; "
             "make room or choose another --output"
         )
     if model["demonstration"]:
@@ -314,7 +322,8 @@ def _report(plan: _Plan, mean_l0: dict[str, float], timings: Timings, seconds: f
         published, measured = located.entry.average_l0, mean_l0.get(located.entry.name)
         if published and measured is not None and not 0.5 <= measured / published <= 2:
             logger.warning(
-                "warning: SAE %s has l0 %.1f here, %d published: a factor over 2 is the sign of a wrong hook, or of "
+                "warning: SAE %s has l0 %.1f here, %d published: a factor over 2 is the sign of a "
+                "wrong hook, or of "
                 "text unlike its training text",
                 located.entry.name,
                 measured,

@@ -99,7 +99,7 @@ def plan_blocks(n_tokens: Sequence[int], block_tokens: int) -> list[range]:
 
 
 def run_blocks(
-    run: Extraction, on_progress: Callable[[int], None]
+    run: Extraction, on_progress: Callable[[int], object]
 ) -> tuple[list[str], Timings, dict[str, float]]:
     """Compute and write every file that the store does not have yet.
 
@@ -138,7 +138,7 @@ def run_blocks(
 
 
 def _forward_block(
-    run: Extraction, block: range, timings: Timings, on_progress: Callable[[int], None]
+    run: Extraction, block: range, timings: Timings, on_progress: Callable[[int], object]
 ) -> Mapping[int | str, "torch.Tensor"]:
     """Hidden states of a block in full precision, in sentence order: per layer [n_tokens, d_model]."""
     import torch
@@ -176,7 +176,8 @@ def _not_finite(
     sentence = sentence_indices[int(np.searchsorted(np.cumsum(lengths), row, side="right"))]
     where = "the embeddings" if layer == EMBEDDINGS else f"the hidden states of layer {layer}"
     return UserError(
-        f"{where} are not finite for sentence {sentence}: the model's weights are damaged or its dtype overflows; "
+        f"{where} are not finite for sentence {sentence}: the model's weights are damaged or its dtype "
+        "overflows; "
         "try --dtype float32"
     )
 
@@ -192,7 +193,8 @@ def _write_states(
     watch = Stopwatch()
     if "tokens.npz" in missing:
         writer.write_tokens(_token_table(run.sentences, block))
-    for layer in (EMBEDDINGS, *run.layers):
+    stored: list[int | str] = [EMBEDDINGS, *run.layers]
+    for layer in stored:
         writer.write_states(layer, states[layer].float().numpy())
     timings.add("write", watch)
 

@@ -144,7 +144,7 @@ def sae_file_name(name: str) -> str:
 
 def block_file_names(layers: Iterable[int], sae_names: Iterable[str]) -> list[str]:
     """Every file of a complete block but its checksums."""
-    states = [hidden_file_name(layer) for layer in (EMBEDDINGS, *layers)]
+    states = [hidden_file_name(EMBEDDINGS), *(hidden_file_name(layer) for layer in layers)]
     return ["tokens.npz", *states, *(sae_file_name(name) for name in sae_names)]
 
 
@@ -316,7 +316,7 @@ class FeatureStore:
 
     @cached_property
     def content(self) -> np.ndarray:
-        """bool [n_tokens]: the token holds a letter or digit."""
+        """Bool [n_tokens]: the token holds a letter or digit."""
         return is_content(self.tokens.text)
 
     def find_sae(self, layer: int, average_l0: int | None = None) -> StoredSae:
@@ -403,7 +403,8 @@ class FeatureStore:
         )
         if not sound:
             raise UserError(
-                f"{block_folder(self.path, block) / name}: does not hold {expected[0]} tokens x {expected[1]} "
+                f"{block_folder(self.path, block) / name}: does not hold {expected[0]} tokens x "
+                f"{expected[1]} "
                 "features as the manifest says; make the store again"
             )
         return SparseActivations(data, indices, indptr, expected)
@@ -418,7 +419,8 @@ class FeatureStore:
         expected = (self._blocks[block]["n_tokens"], self.manifest["model"]["d_model"])
         if states.shape != expected:
             raise UserError(
-                f"{block_folder(self.path, block) / name}: shape {states.shape}, the manifest says {expected}; "
+                f"{block_folder(self.path, block) / name}: shape {states.shape}, the manifest says "
+                f"{expected}; "
                 "make the store again"
             )
         return states.astype(np.float32)

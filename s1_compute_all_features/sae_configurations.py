@@ -17,7 +17,7 @@ from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import make_way, read_json, write_json
 from s1_compute_all_features.feature_store import input_layer_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 STAGE_FOLDER = Path(__file__).resolve().parent
 GEMMA_SCOPE = STAGE_FOLDER / "gemma_scope_16k_configurations.json"
 GPT2_SMALL = STAGE_FOLDER / "gpt2_small_configurations.json"

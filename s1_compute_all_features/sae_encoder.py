@@ -142,7 +142,8 @@ def locate_sae(
         root = resolve_folder(configurations.sae_root, configuration_folder)
         if root is None:
             raise UserError(
-                f"{configuration_folder / configurations.sae_root}: no such folder; the configuration reads its "
+                f"{configuration_folder / configurations.sae_root}: no such folder; the configuration "
+                "reads its "
                 "SAEs there (the demonstration's are made by build_demo_model.py)"
             )
     if root is not None:
@@ -218,7 +219,8 @@ def _check_training(cfg: Any, entry: SaeEntry, configurations: SaeConfigurations
     for name, found, configured in checks:
         if found is not None and found != configured:
             raise UserError(
-                f"SAE {entry.name} was trained with {name} {found!r}, the configuration says {configured!r}; correct it there"
+                f"SAE {entry.name} was trained with {name} {found!r}, the configuration says "
+                f"{configured!r}; correct it there"
             )
     if cfg.normalize_activations == "expected_average_only_in":
         raise UserError(

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline_common.command_line import (
     HelpFormatter,
     Stopwatch,
@@ -33,7 +31,8 @@ EXAMPLES_PER_LABEL = 5
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
-        description="Rank every SAE feature against the labels 0-3. Filters and ranks use the train split alone;\n"
+        description="Rank every SAE feature against the labels 0-3. Filters and ranks use the train "
+        "split alone;\n"
         "every metric is repeated on the held-out split.\n\n"
         "  uv run python analyze_features.py \\\n"
         "      --input ../s1_compute_all_features/dishonesty_features --output ./results/dishonesty_results\n"

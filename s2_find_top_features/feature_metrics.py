@@ -95,7 +95,7 @@ class SparseColumns:
 
     @cached_property
     def rank_variance(self) -> np.ndarray:
-        """n times the variance of each feature's mid-ranks: float64 [n_features].
+        """N times the variance of each feature's mid-ranks: float64 [n_features].
 
         (n^3 - n - sum over ties of (t^3 - t)) / 12, the zeros being one tie.
         """
@@ -277,7 +277,7 @@ def trend(columns: SparseColumns, labels: np.ndarray) -> np.ndarray:
 
 
 def _squared_deviation(columns: SparseColumns) -> np.ndarray:
-    """n times the variance of each feature, zeros included; exactly 0 for a feature that never varies."""
+    """N times the variance of each feature, zeros included; exactly 0 for a feature that never varies."""
     mean = columns.sums(columns.value) / max(columns.n, 1)
     stored = columns.sums((columns.value - mean[columns.feature]) ** 2)
     total = stored + (columns.n - columns.n_active) * mean**2

@@ -35,4 +35,8 @@ def quick_list_url(name: str, features: Sequence[tuple[str, int]]) -> str:
             entries.append({"modelId": model, "layer": source, "index": str(feature_id)})
     if not entries:
         return ""
-    return f"{SITE}/quick-list/?name={urllib.parse.quote(name)}&features={urllib.parse.quote(json.dumps(entries))}"
+    query = urllib.parse.urlencode(
+        {"name": name, "features": json.dumps(entries)}, quote_via=urllib.parse.quote
+    )
+    return f"{SITE}/quick-list/?{query}"
+    f"{SITE}/quick-list/?name={urllib.parse.quote(name)}&features={urllib.parse.quote(json.dumps(entries))}"

@@ -1,4 +1,4 @@
-"""The results of a ranking: `ranked_features.csv`, `feature_examples.json` and `summary.json`, written and read."""
+"""The results of a ranking, written and read: ranked features, their examples, and a summary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -74,7 +74,7 @@ def rank_features(
     rank_by: str,
     thresholds: Thresholds,
     top_n: int,
-    on_sae: Callable[[StoredSae], None] = lambda sae: None,
+    on_sae: Callable[[StoredSae], object] = lambda sae: None,
 ) -> Ranking:
     """Rank all features of a store on its train split.
 

@@ -24,8 +24,10 @@ def format_report(results: RankedResults, display_top: int) -> str:
     summary = results.summary
     settings = summary["settings"]
     lines = [
-        f"{summary['n_features']:,} features of {summary['model']['id']}; {summary['n_active_on_train']:,} active on "
-        f"train, {summary['n_passing']:,} pass (pearson >= {settings['min_pearson']}, tpr >= {settings['min_tpr']}, "
+        f"{summary['n_features']:,} features of {summary['model']['id']}; "
+        f"{summary['n_active_on_train']:,} active on "
+        f"train, {summary['n_passing']:,} pass (pearson >= {settings['min_pearson']}, tpr >= "
+        f"{settings['min_tpr']}, "
         f"fpr <= {settings['max_fpr']}, monotonic); pooling {settings['pooling']}",
         f"sentences by label: train {_counts(summary['sentences']['train'])}, "
         f"held-out {_counts(summary['sentences']['held_out'])}",
@@ -53,7 +55,8 @@ def _verdict(results: RankedResults) -> list[str]:
     best = results.features[0]
     held_out = best.held_out["auroc_3_vs_0"]
     lines = [
-        f"  best feature ({best.key})  {_number(held_out)}   (on train {_number(best.train['auroc_3_vs_0'])})",
+        f"  best feature ({best.key})  {_number(held_out)}   (on train "
+        f"{_number(best.train['auroc_3_vs_0'])})",
         f"  bag of words   {_number(bag_of_words)}",
         f"  sentence length  {_number(length)}",
     ]

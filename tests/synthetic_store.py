@@ -1,5 +1,6 @@
 """Small feature stores with planted features, written through the real writer: no model involved."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def write_synthetic_store(
 
     boundaries = np.linspace(0, n_sentences, n_blocks + 1).astype(int)
     blocks = []
-    for block, (first, last) in enumerate(zip(boundaries[:-1], boundaries[1:], strict=True)):
+    for block, (first, last) in enumerate(itertools.pairwise(boundaries)):
         rows = slice(starts[first], starts[last])
         writer = BlockWriter(folder, block)
         writer.write_tokens(TokenTable(**{name: value[rows] for name, value in vars(tokens).items()}))

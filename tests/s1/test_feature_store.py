@@ -1,5 +1,6 @@
 """The store: round trip, pooling against loops, damage."""
 
+import itertools
 import json
 
 import numpy as np
@@ -30,7 +31,7 @@ def random_tokens(seed=0, n_sentences=30, width=20):
 
 def pooled_by_hand(dense, starts, content, pooling):
     rows = []
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
+    for first, last in itertools.pairwise(starts):
         tokens, of_sentence = dense[first:last], content[first:last]
         last_content = np.flatnonzero(of_sentence)[-1] if of_sentence.any() else -1
         row = {"max": tokens.max(axis=0), "mean": tokens.astype(np.float64).mean(axis=0), "final": tokens[-1]}
@@ -123,9 +124,13 @@ def truncate(path):
 def test_a_truncated_file_is_named(folder, name):
     truncate(folder / "block_0001" / name)
     store = FeatureStore(folder)
+    read = {
+        "tokens.npz": lambda: store.tokens,
+        "sae_layer_00_l0_8.npz": lambda: store.activations(store.saes[0]),
+        "hidden_layer_00.npz": lambda: store.hidden_states(0),
+    }
     with pytest.raises(UserError, match=name.replace(".", r"\.") + ": damaged"):
-        store.pooled_activations(store.saes[0], "last-content")
-        store.hidden_states(0)
+        read[name]()
 
 
 def test_damaged_manifests_and_tables_are_named(folder):
@@ -149,7 +154,7 @@ def test_damaged_manifests_and_tables_are_named(folder):
 def test_a_file_of_another_shape_is_refused(folder):
     BlockWriter(folder, 0).write_activations("layer_00_l0_8", to_sparse(np.ones((2, 64), dtype=np.float32)))
     store = FeatureStore(folder)
-    with pytest.raises(UserError, match="does not hold .* as the manifest says"):
+    with pytest.raises(UserError, match=r"does not hold .* as the manifest says"):
         store.activations(store.saes[0])
 
 

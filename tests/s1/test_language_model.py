@@ -100,7 +100,7 @@ def test_states_equal_the_models_own_for_single_sentences(name):
 
 
 def test_the_last_layer_is_taken_before_the_final_norm():
-    """transformers' last hidden state is after the norm; a store of that would be another thing."""
+    """Transformers' last hidden state is after the norm; a store of that would be another thing."""
     model = wrapped(tiny_gemma2().model)
     sentences = tokenise(model, CORPUS[:1], prepend_bos=True)
     states = forward_states(model, sentences, [2])[2]
@@ -156,7 +156,7 @@ def test_too_long_and_empty_sentences_are_named():
     model = wrapped(tiny_gemma2().model)
     with pytest.raises(UserError, match=r"sentence 1 has \d+ tokens, the model takes 256"):
         tokenise(model, ["fine", "word " * 400], prepend_bos=True)
-    with pytest.raises(UserError, match="sentence 0 .* holds no token"):
+    with pytest.raises(UserError, match=r"sentence 0 .* holds no token"):
         tokenise(model, ["<eos>"], prepend_bos=True)
 
 

@@ -154,7 +154,7 @@ def test_an_sae_of_something_else_is_refused(tmp_path, settings, message):
 
 
 def test_missing_and_damaged_weights_are_named(tmp_path):
-    with pytest.raises(UserError, match="neither params.npz nor sae_weights.safetensors"):
+    with pytest.raises(UserError, match=r"neither params\.npz nor sae_weights\.safetensors"):
         locate_sae(configurations(), entry(), tmp_path, tmp_path)
     write_params(tmp_path / "layer_0", D_MODEL, D_SAE, seed=5)
     path = tmp_path / "layer_0" / "params.npz"

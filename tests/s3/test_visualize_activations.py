@@ -75,7 +75,9 @@ def test_plots_are_replaced_only_when_told(
     arguments = [*inputs, "--output", str(tmp_path / "plots"), "--max-sentences", "2", "--labels"]
     assert main([*arguments, "0"]) == 0
     assert main([*arguments, "3"]) == 1
-    assert "already exists; choose another --output for the plots, or add --overwrite" in capsys.readouterr().err
+    assert (
+        "already exists; choose another --output for the plots, or add --overwrite" in capsys.readouterr().err
+    )
     assert main([*arguments, "3", "--overwrite"]) == 0
     # Nothing of the earlier run is left among the new pictures.
     assert not (tmp_path / "plots" / "label_0").exists()
