@@ -1,10 +1,6 @@
-"""A tiny configuration on disk: random Gemma-2 and two SAEs per layer, read from folders."""
-
-import json
+"""A few sentences to extract."""
 
 import pytest
-
-from tests.fake_hub import small_tokenizer, tiny_gemma2, write_params
 
 SENTENCES = [
     ("She told the clerk that the watch was new, although it was not.", 3),
@@ -20,43 +16,6 @@ SENTENCES = [
     ("The auditors found every receipt in order.", 1),
     ("It was nearly true, what he said.", 2),
 ]
-
-
-@pytest.fixture(scope="session")
-def tiny_configuration(tmp_path_factory):
-    """A configuration file whose model and SAEs lie in folders beside it."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny_gemma2().save_pretrained(folder / "model")
-    small_tokenizer().save_pretrained(folder / "model")
-    saes = []
-    for layer in range(3):
-        for l0 in (8, 24):
-            path = f"layer_{layer}/width_64/average_l0_{l0}"
-            write_params(folder / "saes" / path, d_model=16, d_sae=64, seed=10 * layer + l0)
-            saes.append(
-                {
-                    "name": f"layer_{layer:02d}_l0_{l0}",
-                    "layer": layer,
-                    "average_l0": l0,
-                    "hook": f"blocks.{layer}.hook_resid_post",
-                    "sae_id": path,
-                    "path": path,
-                    "neuronpedia_id": "",
-                }
-            )
-    content = {
-        "format_version": 1,
-        "description": "tiny random model for tests",
-        "model": {"id": "model"},
-        "release": "",
-        "repo_id": "",
-        "sae_root": "saes",
-        "weights_format": "gemma_scope",
-        "saes": saes,
-    }
-    path = folder / "tiny.json"
-    path.write_text(json.dumps(content))
-    return path
 
 
 @pytest.fixture
