@@ -321,6 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     versions.pop("python")
     versions.pop("sae-concept-features")
     inputs = {
+        "language_model": LANGUAGE_MODEL,
         "recipe": {**asdict(recipe), "l0s": list(recipe.l0s)},
         "texts": sha256_of_json(texts),
         "libraries": versions,
