@@ -18,7 +18,7 @@ import numpy as np
 from concept_evaluation.splits import near_duplicate_pairs
 from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_logging
 from pipeline_common.errors import exit_codes
-from pipeline_common.files import read_json, sha256_of_json, write_json, write_npz
+from pipeline_common.files import check_way, read_json, sha256_of_json, write_json, write_npz
 from pipeline_common.provenance import library_versions
 from s0_dataset_generation.labelled_sentences import assign_split, read_labelled_sentences
 from s1_compute_all_features.sae_configurations import (
@@ -57,13 +57,13 @@ class Recipe:
     n_layers: int = 6
     d_model: int = 128
     vocabulary: int = 2000
-    epochs: int = 8
+    epochs: int = 6
     batch_sentences: int = 16
     learning_rate: float = 3e-3
     warm_up: float = 0.05
     d_sae: int = 512
     l0s: tuple[int, ...] = (8, 24)
-    sae_steps: int = 300
+    sae_steps: int = 250
     sae_batch: int = 512
     sae_learning_rate: float = 3e-3
 
@@ -334,6 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         print(f"{output / CONFIGURATION}: up to date")
         return 0
+    check_way(output, True, "demonstration model", BUILD)
     logger.info("%d train-split sentences of %d shipped datasets", len(texts), len(TRAITS))
     build(output, texts, recipe, inputs)
     print(f"{output / CONFIGURATION}: {recipe.n_layers * len(recipe.l0s)} SAEs in {watch.seconds:.0f} s")

@@ -150,7 +150,7 @@ def _plan(
     import torch
 
     from s1_compute_all_features.language_model import load_language_model, tokenise
-    from s1_compute_all_features.sae_encoder import locate_sae, sae_width
+    from s1_compute_all_features.sae_weights import locate_sae, sae_width
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -24,7 +24,8 @@ from s1_compute_all_features.language_model import (
     length_sorted_batches,
 )
 from s1_compute_all_features.sae_configurations import SaeConfigurations
-from s1_compute_all_features.sae_encoder import LocatedSae, load_encoder
+from s1_compute_all_features.sae_encoder import load_encoder
+from s1_compute_all_features.sae_weights import LocatedSae
 
 if TYPE_CHECKING:
     import torch

@@ -47,6 +47,7 @@ __all__ = [
     "StoredSae",
     "TokenTable",
     "is_content",
+    "pool_dense",
 ]
 
 FORMAT = "feature_store"

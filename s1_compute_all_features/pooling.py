@@ -30,12 +30,15 @@ class SparseActivations:
 
     def columns(self, feature_ids: np.ndarray) -> np.ndarray:
         """Dense copy of some columns: float32 [n_rows, n_features], in the order asked for."""
-        dense = np.zeros((self.shape[0], len(feature_ids)), dtype=np.float32)
-        rows = np.repeat(np.arange(self.shape[0]), np.diff(self.indptr))
-        for column, feature_id in enumerate(feature_ids):
-            active = self.indices == feature_id
-            dense[rows[active], column] = self.data[active]
-        return dense
+        distinct, place = np.unique(feature_ids, return_inverse=True)
+        column_of = np.full(self.shape[1], -1, dtype=np.int64)
+        column_of[distinct] = np.arange(len(distinct))
+        column = column_of[self.indices]
+        wanted = np.flatnonzero(column >= 0)
+        rows = np.searchsorted(self.indptr, wanted, side="right") - 1
+        dense = np.zeros((self.shape[0], len(distinct)), dtype=np.float32)
+        dense[rows, column[wanted]] = self.data[wanted]
+        return dense[:, place]
 
     def to_dense(self) -> np.ndarray:
         """All of it as float32 [n_rows, d_sae]; for small ones and for tests."""
@@ -111,9 +114,7 @@ def pool_sparse(
     n_tokens = np.diff(starts)
     sentence_of_row = np.repeat(np.arange(n_sentences), n_tokens)
     sentence_of_value = np.repeat(sentence_of_row, np.diff(tokens.indptr))
-    key = sentence_of_value * d_sae + tokens.indices
-    order = np.argsort(key, kind="stable")
-    key = key[order]
+    key, order = _sorted_keys(sentence_of_value * d_sae + tokens.indices, n_sentences * d_sae)
     first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]]) if len(key) else np.empty(0, dtype=np.int64)
     sentence, feature = np.divmod(key[first], d_sae)
     if not len(key):
@@ -125,6 +126,21 @@ def pool_sparse(
         data = (total / n_tokens[sentence]).astype(np.float32)
     indptr = np.searchsorted(sentence, np.arange(n_sentences + 1)).astype(np.int64)
     return SparseActivations(data, feature.astype(tokens.indices.dtype), indptr, (n_sentences, d_sae))
+
+
+def _sorted_keys(key: np.ndarray, n_keys: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (int64, 0 to n_keys - 1) in ascending order, and the stable order that sorts them.
+
+    Key and place are packed into one integer and sorted as such, which is several times faster than a
+    stable argsort; where they do not fit, the argsort does it.
+    """
+    place_bits = len(key).bit_length()
+    if n_keys.bit_length() + place_bits > 63:
+        order = np.argsort(key, kind="stable")
+        return key[order], order
+    packed = (key << place_bits) | np.arange(len(key))
+    packed.sort()
+    return packed >> place_bits, packed & ((1 << place_bits) - 1)
 
 
 def pool_dense(tokens: np.ndarray, starts: np.ndarray, content: np.ndarray, pooling: str) -> np.ndarray:

@@ -1,42 +1,39 @@
-"""SAE encoders: find the weights, load what encoding needs, encode hidden states to sparse activations.
+"""SAE encoders: hidden states to sparse activations.
 
 Axes: T tokens, D d_model, F features (d_sae).
 """
 
+import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline_common.errors import UserError
-from pipeline_common.files import read_npz
 from s1_compute_all_features.feature_store import SparseActivations
-from s1_compute_all_features.fingerprints import fingerprint_of_file
-from s1_compute_all_features.hub import resolve_folder, unavailable
-from s1_compute_all_features.sae_configurations import SaeConfigurations, SaeEntry
+from s1_compute_all_features.sae_configurations import SaeConfigurations
+from s1_compute_all_features.sae_weights import (
+    LocatedSae,
+    ThresholdWeights,
+    load_with_sae_lens,
+    read_threshold_weights,
+)
 
 if TYPE_CHECKING:
     import torch
 
-_TOKENS_AT_ONCE = 1024
-_WEIGHT_FILES = {"gemma_scope": ("params.npz",), "sae_lens": ("sae_weights.safetensors", "cfg.json")}
+TOKENS_AT_ONCE = 1024
+BFLOAT16_UNIT = 2.0**-8
+"""Bound on the relative error u of rounding to bfloat16: 8 significant bits, so 2^-9 and a factor to spare."""
 
+FLOAT32_BAND = 2.0**-17
+"""Half-width of the band around a threshold, relative to |x| |w|, in which float32 is not trusted.
 
-@dataclass(frozen=True)
-class LocatedSae:
-    """An SAE whose weights are on this disk.
+Rounding errors of a float32 dot product of a few thousand terms stay below it by an order of magnitude;
+what falls into the band is decided in float64, so that the support depends on no order of additions."""
 
-    Attributes:
-        entry: its configuration.
-        weights: the weight file; None where sae-lens's registry alone knows how to load it.
-        fingerprint: of the weights.
-    """
-
-    entry: SaeEntry
-    weights: Path | None
-    fingerprint: str
+MAX_CANDIDATES = 0.05
+"""Share of all entries above which rescoring costs more than it saves."""
 
 
 class SaeEncoder(ABC):
@@ -51,8 +48,8 @@ class SaeEncoder(ABC):
     d_sae: int
 
     @abstractmethod
-    def dense_activations(self, states_TD: "torch.Tensor") -> "torch.Tensor":
-        """Activations, zeros included: [T, F] in the encoder's dtype, on its device."""
+    def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+        """Active entries of some tokens: token and feature indices (token-major) and float32 values."""
 
     def encode(self, states: "torch.Tensor", center: bool = False) -> SparseActivations:
         """Activations of hidden states.
@@ -68,15 +65,14 @@ class SaeEncoder(ABC):
 
         data, indices, lengths = [], [], []
         with torch.inference_mode():
-            for strip in states.split(_TOKENS_AT_ONCE):
+            for strip in states.split(TOKENS_AT_ONCE):
                 strip_TD = strip.float()
                 if center:
                     strip_TD = strip_TD - strip_TD.mean(dim=-1, keepdim=True)
-                acts_TF = self.dense_activations(strip_TD)
-                active_TF = acts_TF > 0
-                data.append(acts_TF[active_TF].float().cpu().numpy())
-                indices.append(active_TF.nonzero()[:, 1].cpu().numpy())
-                lengths.append(active_TF.sum(dim=1).cpu().numpy())
+                tokens, features, values = self.encode_strip(strip_TD)
+                data.append(values.cpu().numpy())
+                indices.append(features.cpu().numpy())
+                lengths.append(torch.bincount(tokens, minlength=len(strip)).cpu().numpy())
         index_type = np.uint16 if self.d_sae <= np.iinfo(np.uint16).max + 1 else np.uint32
         indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
         return SparseActivations(
@@ -91,26 +87,108 @@ class ThresholdEncoder(SaeEncoder):
     """JumpReLU and ReLU SAEs: ``p * (p > threshold)`` with ``p = x @ W_enc + b_enc``, p > 0.
 
     Rajamanoharan et al. 2024, "Jumping Ahead" (JumpReLU); a ReLU SAE has threshold 0.
+
+    Without screening, p is a float32 product. With screening, a bfloat16 product with a rigorous error
+    bound finds every entry that could be active, and those are computed again in float32. Either way an
+    entry so close to its threshold that float32 cannot tell is decided in float64, so both ways, and
+    every way of cutting the tokens into strips, give the same support.
     """
 
-    def __init__(self, W_enc: "torch.Tensor", b_enc: "torch.Tensor", threshold: "torch.Tensor") -> None:
-        """Take the weights.
-
-        Args:
-            W_enc: [D, F].
-            b_enc: [F].
-            threshold: [F]; a negative one acts as 0, since the activation is rectified besides.
-        """
-        self.W_enc, self.b_enc = W_enc, b_enc
-        self.threshold = threshold.clamp(min=0)
-        self.d_model, self.d_sae = W_enc.shape
-
-    def dense_activations(self, states_TD: "torch.Tensor") -> "torch.Tensor":
-        """Activations, zeros included: [T, F]."""
+    def __init__(
+        self, weights: ThresholdWeights, device: str, screening: bool = False, dtype: str = "float32"
+    ) -> None:
+        """Put the weights on the device, features as rows, and prepare the screening product."""
         import torch
 
-        acts_TF = torch.addmm(self.b_enc, states_TD.to(self.W_enc), self.W_enc)
-        return acts_TF.mul_(acts_TF > self.threshold)
+        self.W_FD = weights.W_enc.T.to(device, getattr(torch, dtype)).contiguous()
+        self.b_enc = weights.b_enc.to(device)
+        self.threshold = weights.threshold.to(device)
+        self.d_sae, self.d_model = self.W_FD.shape
+        self.row_norms = self.W_FD.norm(dim=1).float()
+        self.screening = screening
+        if screening:
+            self._prepare_screening()
+
+    def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+        """Active entries, token-major."""
+        states_TD = states_TD.to(self.W_FD)
+        found = self._screened(states_TD) if self.screening else None
+        tokens, features, p = found if found is not None else self._dense(states_TD)
+        active = p > self.threshold[features]
+        doubtful = (p - self.threshold[features]).abs() <= (
+            FLOAT32_BAND * self.row_norms[features] * states_TD.norm(dim=1)[tokens]
+        )
+        if doubtful.any():
+            t, f = tokens[doubtful], features[doubtful]
+            exact = (states_TD[t].double() * self.W_FD[f].double()).sum(dim=1) + self.b_enc[f].double()
+            active[doubtful] = exact > self.threshold[f].double()
+            # At the smallest value above its threshold float32 may round an active entry to zero or below.
+            p[doubtful] = exact.float().clamp(min=float(np.finfo(np.float32).tiny))
+        return tokens[active], features[active], p[active]
+
+    def _dense(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+        """Entries above or near their threshold by the float32 product, token-major."""
+        from torch.nn.functional import linear
+
+        p_TF = linear(states_TD, self.W_FD).float().add_(self.b_enc)
+        band = FLOAT32_BAND * self.row_norms * states_TD.norm(dim=1).max()
+        near_TF = p_TF >= self.threshold - band
+        tokens, features = near_TF.nonzero(as_tuple=True)
+        return tokens, features, p_TF[near_TF]
+
+    def _prepare_screening(self) -> None:
+        """bfloat16 weights with one more input that adds the error bound inside the product.
+
+        Let a be the bfloat16 product's result before its own rounding. Rounding both factors changes each
+        term by at most 2u + u^2 of its size, and the accumulation is in float32, so that
+        |a - x.w| <= 2.2 u |x| |w| by Cauchy-Schwarz. The extra input is |x|, its weight 2.2 u |w| and the
+        float32 band, both rounded up, so the product yields an upper bound of x.w; rounding the result
+        costs another u.
+        """
+        import torch
+
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        n_extra = 32  # a multiple of what matrix units like; all but one are zeros
+        self.W_screen = torch.zeros(
+            self.d_sae, self.d_model + n_extra, dtype=torch.bfloat16, device=self.W_FD.device
+        )
+        self.W_screen[:, : self.d_model] = self.W_FD
+        up = 1 + 2 * BFLOAT16_UNIT
+        self.W_screen[:, self.d_model] = (2.2 * BFLOAT16_UNIT + FLOAT32_BAND) * self.row_norms * up * up
+        cut = self.threshold - self.b_enc
+        down = torch.where(cut >= 0, 1 - 2 * BFLOAT16_UNIT, 1 + 2 * BFLOAT16_UNIT)
+        # Rounded towards minus infinity: once for the result's own rounding, once for the cut's.
+        self.cut = (cut * down * down).to(torch.bfloat16)
+
+    def _screened(
+        self, states_TD: "torch.Tensor"
+    ) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None":
+        """Candidates with their float32 values, token-major; None where there are too many."""
+        import torch
+
+        n_tokens = len(states_TD)
+        x = torch.zeros(n_tokens, self.W_screen.shape[1], dtype=torch.bfloat16, device=states_TD.device)
+        x[:, : self.d_model] = states_TD
+        x[:, self.d_model] = states_TD.norm(dim=1) * (1 + 2 * BFLOAT16_UNIT)
+        candidates_FT = (self.W_screen @ x.T) >= self.cut[:, None]
+        features, tokens = candidates_FT.nonzero(as_tuple=True)
+        if len(features) > MAX_CANDIDATES * candidates_FT.numel():
+            return None
+        crow = torch.zeros(self.d_sae + 1, dtype=torch.int64, device=states_TD.device)
+        crow[1:] = torch.bincount(features, minlength=self.d_sae).cumsum(0)
+        pattern = torch.sparse_csr_tensor(
+            crow,
+            tokens,
+            torch.zeros(len(tokens), device=states_TD.device),
+            size=(self.d_sae, n_tokens),
+            check_invariants=False,
+        )
+        p = (
+            torch.sparse.sampled_addmm(pattern, self.W_FD, states_TD.T, beta=0.0).values()
+            + self.b_enc[features]
+        )
+        order = torch.argsort(tokens, stable=True)
+        return tokens[order], features[order], p[order]
 
 
 class SaeLensEncoder(SaeEncoder):
@@ -121,125 +199,47 @@ class SaeLensEncoder(SaeEncoder):
         self.sae = sae
         self.d_model, self.d_sae = sae.cfg.d_in, sae.cfg.d_sae
 
-    def dense_activations(self, states_TD: "torch.Tensor") -> "torch.Tensor":
-        """Activations, zeros included: [T, F]."""
-        acts_TF: torch.Tensor = self.sae.encode(states_TD.to(self.sae.device))
-        return acts_TF
+    def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+        """Active entries, token-major."""
+        acts_TF = self.sae.encode(states_TD.to(self.sae.device, self.sae.dtype))
+        active_TF = acts_TF > 0
+        tokens, features = active_TF.nonzero(as_tuple=True)
+        return tokens, features, acts_TF[active_TF].float()
 
 
-def locate_sae(
-    configurations: SaeConfigurations, entry: SaeEntry, configuration_folder: Path, sae_root: Path | None
-) -> LocatedSae:
-    """Find an SAE's weights: below ``sae_root``, else below the configuration's own root, else on the hub.
+def load_encoder(
+    located: LocatedSae,
+    configurations: SaeConfigurations,
+    device: str,
+    screening: bool = False,
+    dtype: str = "float32",
+) -> SaeEncoder:
+    """Load an SAE's encoder.
 
-    Raises:
-        UserError: they are not there and cannot be fetched.
-    """
-    import huggingface_hub
-
-    root = sae_root
-    if root is None and configurations.sae_root:
-        root = resolve_folder(configurations.sae_root, configuration_folder)
-        if root is None:
-            raise UserError(
-                f"{configuration_folder / configurations.sae_root}: no such folder; the configuration "
-                "reads its "
-                "SAEs there (the demonstration's are made by build_demo_model.py)"
-            )
-    if root is not None:
-        found = [path for names in _WEIGHT_FILES.values() if (path := root / entry.path / names[0]).is_file()]
-        if not found:
-            raise UserError(
-                f"{root / entry.path}: neither params.npz nor sae_weights.safetensors there; "
-                f"expected the weights of SAE {entry.name}"
-            )
-        return LocatedSae(entry, found[0], fingerprint_of_file(found[0]))
-    if configurations.weights_format == "registry":
-        return LocatedSae(entry, None, f"{configurations.release}/{entry.sae_id}")
-    try:
-        names = _WEIGHT_FILES[configurations.weights_format]
-        paths = [
-            Path(huggingface_hub.hf_hub_download(configurations.repo_id, f"{entry.path}/{name}"))
-            for name in names
-        ]
-    except (OSError, ValueError) as error:
-        raise unavailable(
-            f"SAE {entry.sae_id} of {configurations.repo_id}", configurations.repo_id, error
-        ) from error
-    return LocatedSae(entry, paths[0], fingerprint_of_file(paths[0]))
-
-
-def sae_width(located: LocatedSae, configurations: SaeConfigurations) -> int:
-    """Number of features of an SAE, from its smallest array: the large ones stay on disk."""
-    if located.weights is None:
-        return load_encoder(located, configurations, "cpu").d_sae
-    if located.weights.name == "params.npz":
-        return len(read_npz(located.weights, ("b_enc",), "Gemma Scope params.npz")["b_enc"])
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(located.weights, framework="numpy") as tensors:
-            return int(tensors.get_slice("W_enc").get_shape()[1])
-    except SafetensorError as error:
-        raise UserError(
-            f"{located.weights}: damaged or not an SAE's weights ({error}); fetch it again"
-        ) from None
-
-
-def load_encoder(located: LocatedSae, configurations: SaeConfigurations, device: str) -> SaeEncoder:
-    """Load an SAE's encoder in float32.
+    Args:
+        located: the SAE.
+        configurations: of which it is part.
+        device: where to encode.
+        screening: use the bfloat16 screening product where the architecture allows it.
+        dtype: precision of the encoder's product; screening needs float32.
 
     Raises:
         UserError: damaged weights, or an SAE that was trained on something else than the
             configuration says.
     """
+    weights = read_threshold_weights(located, configurations)
+    if weights is None:
+        return SaeLensEncoder(load_with_sae_lens(located, configurations, device))
+    return ThresholdEncoder(weights, device, screening, dtype)
+
+
+def screening_is_faster(device: str) -> bool:
+    """Whether this device multiplies bfloat16 natively: then screening pays.
+
+    On a CPU by its instruction set (AMX or AVX-512 BF16). On CUDA it has not been measured yet, so the
+    answer is no.
+    """
     import torch
 
-    if located.weights is not None and located.weights.name == "params.npz":
-        arrays = read_npz(located.weights, ("W_enc", "b_enc", "threshold"), "Gemma Scope params.npz")
-        tensors = {name: torch.from_numpy(array).float().to(device) for name, array in arrays.items()}
-        return ThresholdEncoder(**tensors)
-    from sae_lens import SAE
-
-    if located.weights is not None:
-        sae = SAE.load_from_disk(located.weights.parent, device=device)
-    else:
-        sae = SAE.from_pretrained(configurations.release, located.entry.sae_id, device=device)
-    _check_training(sae.cfg, located.entry, configurations)
-    return _threshold_encoder(sae) or SaeLensEncoder(sae)
-
-
-def _check_training(cfg: Any, entry: SaeEntry, configurations: SaeConfigurations) -> None:
-    """What the SAE says of itself against what the configuration says of it."""
-    metadata = cfg.metadata
-    checks = (
-        ("hook", metadata.hook_name, entry.hook),
-        ("prepend_bos", metadata.prepend_bos, configurations.model.prepend_bos),
-    )
-    for name, found, configured in checks:
-        if found is not None and found != configured:
-            raise UserError(
-                f"SAE {entry.name} was trained with {name} {found!r}, the configuration says "
-                f"{configured!r}; correct it there"
-            )
-    if cfg.normalize_activations == "expected_average_only_in":
-        raise UserError(
-            f"SAE {entry.name} expects activations scaled by a factor that its files do not hold "
-            "(normalize_activations = expected_average_only_in); fold the factor into its weights first"
-        )
-
-
-def _threshold_encoder(sae: Any) -> ThresholdEncoder | None:
-    """The fast path for an SAE that has one; None for the others."""
-    import torch
-
-    cfg = sae.cfg
-    if cfg.architecture() not in ("jumprelu", "standard") or cfg.normalize_activations != "none":
-        return None
-    if cfg.reshape_activations != "none":
-        return None
-    with torch.no_grad():
-        # x - b_dec goes into the bias: (x - b_dec) @ W_enc + b_enc.
-        b_enc = sae.b_enc - (sae.b_dec @ sae.W_enc if cfg.apply_b_dec_to_input else 0)
-        threshold = sae.threshold if cfg.architecture() == "jumprelu" else torch.zeros_like(sae.b_enc)
-        return ThresholdEncoder(sae.W_enc.detach(), b_enc.detach(), threshold.detach())
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -10,14 +10,8 @@ from safetensors.numpy import save_file
 
 from pipeline_common.errors import UserError
 from s1_compute_all_features.sae_configurations import ModelEntry, SaeConfigurations, SaeEntry
-from s1_compute_all_features.sae_encoder import (
-    LocatedSae,
-    SaeLensEncoder,
-    ThresholdEncoder,
-    load_encoder,
-    locate_sae,
-    sae_width,
-)
+from s1_compute_all_features.sae_encoder import SaeLensEncoder, ThresholdEncoder, load_encoder
+from s1_compute_all_features.sae_weights import LocatedSae, locate_sae, sae_width
 from tests.fake_hub import write_params
 
 D_MODEL, D_SAE = 16, 64

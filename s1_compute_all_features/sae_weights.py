@@ -1,0 +1,259 @@
+"""SAE weights: where they are, what was trained on what, and only the tensors that encoding needs.
+
+Axes: D d_model, F features (d_sae).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline_common.errors import UserError
+from pipeline_common.files import read_npz
+from s1_compute_all_features.fingerprints import fingerprint_of_file
+from s1_compute_all_features.hub import resolve_folder, unavailable
+from s1_compute_all_features.sae_configurations import SaeConfigurations, SaeEntry
+
+if TYPE_CHECKING:
+    import torch
+
+PARAMS, WEIGHTS, CFG = "params.npz", "sae_weights.safetensors", "cfg.json"
+_WEIGHT_FILES = {"gemma_scope": (PARAMS,), "sae_lens": (WEIGHTS, CFG)}
+
+
+@dataclass(frozen=True)
+class LocatedSae:
+    """An SAE whose weights are on this disk.
+
+    Attributes:
+        entry: its configuration.
+        weights: the weight file; None where sae-lens's registry alone knows how to load it.
+        fingerprint: of the weights.
+    """
+
+    entry: SaeEntry
+    weights: Path | None
+    fingerprint: str
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that encoding reads of it: most of them W_enc, which is about half of the weights."""
+        return self.weights.stat().st_size // 2 if self.weights else 0
+
+
+@dataclass(frozen=True)
+class ThresholdWeights:
+    """The encoder of a JumpReLU or ReLU SAE, float32.
+
+    Attributes:
+        W_enc: [D, F].
+        b_enc: [F], with the subtraction of b_dec folded in where the SAE has one.
+        threshold: [F], at least 0; a ReLU SAE has zeros.
+    """
+
+    W_enc: "torch.Tensor"
+    b_enc: "torch.Tensor"
+    threshold: "torch.Tensor"
+
+
+def locate_sae(
+    configurations: SaeConfigurations, entry: SaeEntry, configuration_folder: Path, sae_root: Path | None
+) -> LocatedSae:
+    """Find an SAE's weights: below ``sae_root``, else below the configuration's own root, else on the hub.
+
+    Raises:
+        UserError: they are not there and cannot be fetched.
+    """
+    import huggingface_hub
+
+    root = sae_root
+    if root is None and configurations.sae_root:
+        root = resolve_folder(configurations.sae_root, configuration_folder)
+        if root is None:
+            raise UserError(
+                f"{configuration_folder / configurations.sae_root}: no such folder; the configuration reads "
+                "its SAEs there (the demonstration's are made by build_demo_model.py)"
+            )
+    if root is not None:
+        found = [path for names in _WEIGHT_FILES.values() if (path := root / entry.path / names[0]).is_file()]
+        if not found:
+            raise UserError(
+                f"{root / entry.path}: neither {PARAMS} nor {WEIGHTS} there; "
+                f"expected the weights of SAE {entry.name}"
+            )
+        return LocatedSae(entry, found[0], fingerprint_of_file(found[0]))
+    if configurations.weights_format == "registry":
+        return LocatedSae(entry, None, f"{configurations.release}/{entry.sae_id}")
+    try:
+        names = _WEIGHT_FILES[configurations.weights_format]
+        paths = [
+            Path(huggingface_hub.hf_hub_download(configurations.repo_id, f"{entry.path}/{name}"))
+            for name in names
+        ]
+    except (OSError, ValueError) as error:
+        raise unavailable(
+            f"SAE {entry.sae_id} of {configurations.repo_id}", configurations.repo_id, error
+        ) from error
+    return LocatedSae(entry, paths[0], fingerprint_of_file(paths[0]))
+
+
+def sae_width(located: LocatedSae, configurations: SaeConfigurations) -> int:
+    """Number of features of an SAE, from its smallest array: the large ones stay on disk."""
+    if located.weights is None:
+        return int(load_with_sae_lens(located, configurations, "cpu").cfg.d_sae)
+    if located.weights.name == PARAMS:
+        return len(read_npz(located.weights, ("b_enc",), "Gemma Scope params.npz")["b_enc"])
+    return int(_safetensors(located.weights, "W_enc", shape_only=True)[1])
+
+
+def read_threshold_weights(located: LocatedSae, configurations: SaeConfigurations) -> ThresholdWeights | None:
+    """The encoder of a JumpReLU or ReLU SAE; the decoder stays on disk.
+
+    Returns:
+        None for every other kind of SAE, which sae-lens has to run itself.
+
+    Raises:
+        UserError: damaged weights, or an SAE that was trained on something else than the
+            configuration says.
+    """
+    import torch
+
+    if located.weights is None:
+        return None
+    if located.weights.name == PARAMS:
+        arrays = read_npz(located.weights, ("W_enc", "b_enc", "threshold"), "Gemma Scope params.npz")
+        W_enc, b_enc, threshold = (torch.from_numpy(array).float() for array in arrays.values())
+        return ThresholdWeights(W_enc, b_enc, threshold.clamp(min=0))
+    cfg = _sae_lens_cfg(located.weights.parent)
+    metadata = cfg.get("metadata", {})
+    check_training(
+        located.entry,
+        configurations,
+        metadata.get("hook_name"),
+        metadata.get("prepend_bos"),
+        cfg.get("normalize_activations", "none"),
+    )
+    plain = {"normalize_activations": "none", "reshape_activations": "none"}
+    if cfg["architecture"] not in ("standard", "jumprelu"):
+        return None
+    if any(cfg.get(key) not in (value, None) for key, value in plain.items()):
+        return None
+    names = ["W_enc", "b_enc", *(["threshold"] if cfg["architecture"] == "jumprelu" else [])]
+    if not {*names, "b_dec"} <= set(_safetensors_names(located.weights)) or "scaling_factor" in (
+        _safetensors_names(located.weights)
+    ):
+        return None
+    tensors = {name: _safetensors(located.weights, name).float() for name in names}
+    b_enc = tensors["b_enc"]
+    if cfg.get("apply_b_dec_to_input", True):
+        # x - b_dec goes into the bias: (x - b_dec) @ W_enc + b_enc.
+        b_enc = b_enc - _safetensors(located.weights, "b_dec").float() @ tensors["W_enc"]
+    threshold = tensors.get("threshold", torch.zeros_like(b_enc))
+    return ThresholdWeights(tensors["W_enc"], b_enc, threshold.clamp(min=0))
+
+
+def read_decoder(located: LocatedSae) -> "tuple[torch.Tensor, torch.Tensor] | None":
+    """W_dec [F, D] and b_dec [D] in float32; None where only sae-lens knows how to decode."""
+    import torch
+
+    if located.weights is None:
+        return None
+    if located.weights.name == PARAMS:
+        arrays = read_npz(located.weights, ("W_dec", "b_dec"), "Gemma Scope params.npz")
+        return torch.from_numpy(arrays["W_dec"]).float(), torch.from_numpy(arrays["b_dec"]).float()
+    return _safetensors(located.weights, "W_dec").float(), _safetensors(located.weights, "b_dec").float()
+
+
+def load_with_sae_lens(located: LocatedSae, configurations: SaeConfigurations, device: str) -> Any:
+    """The whole SAE as sae-lens loads it.
+
+    Raises:
+        UserError: the weights cannot be had, or the SAE was trained on something else than the
+            configuration says.
+    """
+    from sae_lens import SAE
+
+    try:
+        if located.weights is not None:
+            sae = SAE.load_from_disk(located.weights.parent, device=device)
+        else:
+            sae = SAE.from_pretrained(configurations.release, located.entry.sae_id, device=device)
+    except (OSError, ValueError) as error:
+        raise unavailable(f"SAE {located.entry.sae_id}", configurations.repo_id, error) from error
+    cfg = sae.cfg
+    check_training(
+        located.entry,
+        configurations,
+        cfg.metadata.hook_name,
+        cfg.metadata.prepend_bos,
+        cfg.normalize_activations,
+    )
+    return sae
+
+
+def check_training(
+    entry: SaeEntry,
+    configurations: SaeConfigurations,
+    hook: str | None,
+    prepend_bos: bool | None,
+    normalize_activations: str | None,
+) -> None:
+    """What an SAE's files say of its training against what the configuration says of it.
+
+    Raises:
+        UserError: they differ, or the files lack a factor that the activations are scaled by.
+    """
+    for name, found, configured in (
+        ("hook", hook, entry.hook),
+        ("prepend_bos", prepend_bos, configurations.model.prepend_bos),
+    ):
+        if found is not None and found != configured:
+            raise UserError(
+                f"SAE {entry.name} was trained with {name} {found!r}, the configuration says {configured!r}; "
+                "correct it there"
+            )
+    if normalize_activations == "expected_average_only_in":
+        raise UserError(
+            f"SAE {entry.name} expects activations scaled by a factor that its files do not hold "
+            "(normalize_activations = expected_average_only_in); fold the factor into its weights first"
+        )
+
+
+def _sae_lens_cfg(folder: Path) -> dict[str, Any]:
+    """The SAE's own configuration, in sae-lens's present form whatever version wrote it."""
+    from sae_lens.loading.pretrained_sae_loaders import (
+        get_sae_lens_config_from_disk,
+        handle_config_defaulting,
+    )
+
+    try:
+        cfg: dict[str, Any] = handle_config_defaulting(get_sae_lens_config_from_disk(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder / CFG}: not the configuration of a sae-lens SAE ({error}); fetch it again"
+        ) from None
+    return cfg
+
+
+def _safetensors_names(path: Path) -> list[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return list(tensors.keys())
+    except SafetensorError as error:
+        raise _damaged(path, error) from None
+
+
+def _safetensors(path: Path, name: str, shape_only: bool = False) -> Any:
+    """One tensor of a file, or its shape; the others stay on disk."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            return tensors.get_slice(name).get_shape() if shape_only else tensors.get_tensor(name)
+    except SafetensorError as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: damaged or not an SAE's weights ({error}); fetch it again")
