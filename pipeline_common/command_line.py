@@ -91,7 +91,11 @@ def configure_logging(package: str) -> None:
 def settings_line(arguments: argparse.Namespace, hidden: frozenset[str] = frozenset()) -> str:
     """The resolved settings of a run in one line, for the log; names in ``hidden`` are left out."""
     values: Mapping[str, Any] = vars(arguments)
-    return "settings: " + ", ".join(f"{key}={value}" for key, value in values.items() if key not in hidden)
+    return "settings: " + ", ".join(
+        f"{key}={' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in values.items()
+        if key not in hidden
+    )
 
 
 class Stopwatch:

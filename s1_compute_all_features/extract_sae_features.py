@@ -1,95 +1,106 @@
-"""Compute embeddings, every layer's hidden states and every SAE's activations for a labelled CSV."""
+"""Compute embeddings, every layer's hidden states and every SAE's activations for labelled CSVs."""
 
 import argparse
 import logging
+import os
 import platform
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_common.command_line import (
     HelpFormatter,
     Stopwatch,
     configure_logging,
+    index_ranges,
     positive_int,
     settings_line,
 )
 from pipeline_common.errors import UserError, exit_codes
-from pipeline_common.files import check_way, make_way, write_json
-from pipeline_common.provenance import library_versions
-from s0_dataset_generation.labelled_sentences import (
-    LabelledSentences,
-    Split,
-    assign_split,
-    read_labelled_sentences,
+from pipeline_common.files import write_json
+from s1_compute_all_features.feature_store import HIDDEN_STATES
+from s1_compute_all_features.sae_configurations import (
+    GEMMA_SCOPE,
+    SaeConfigurations,
+    read_sae_configurations,
+    select_saes,
 )
-from s1_compute_all_features.extraction import Extraction, Timings, differences, plan_blocks, run_blocks
-from s1_compute_all_features.feature_store import (
-    MANIFEST,
-    SENTENCE_COLUMNS,
-    StoredSae,
-    read_manifest,
-    sae_as_json,
-    write_manifest,
-    write_sentences,
-)
-from s1_compute_all_features.sae_configurations import GEMMA_SCOPE, SaeConfigurations, read_sae_configurations
+
+if TYPE_CHECKING:
+    from s1_compute_all_features.sae_weights import LocatedSae
+    from s1_compute_all_features.store_preparation import PreparedStore
+    from s1_compute_all_features.work_plan import Extraction, Measurements
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = ("torch", "transformers", "sae-lens", "tokenizers", "numpy", "scikit-learn")
+DESCRIPTION = """\
+Compute embeddings, hidden states and SAE activations for every token of labelled sentences, with one forward
+pass per batch for all layers and SAEs, and assign the 80/20 split.
+
+  uv run python extract_sae_features.py \\
+      --input ../s0_dataset_generation/expanded_data/dishonesty.csv --output ./dishonesty_features
+
+Without --config this means Gemma-2-2B and its 135 Gemma Scope SAEs (weights from the Hugging Face hub). On a
+laptop: --config gpt2_small_configurations.json, or the demonstration model of build_demo_model.py.
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
-    parser = argparse.ArgumentParser(
-        description="Compute embeddings, hidden states and SAE activations for every token of a "
-        "labelled CSV,\n"
-        "with one forward pass per batch for all layers and SAEs, and assign the 80/20 split.\n\n"
-        "  uv run python extract_sae_features.py \\\n"
-        "      --input ../s0_dataset_generation/expanded_data/dishonesty.csv --output "
-        "./dishonesty_features\n\n"
-        "Without --config this means Gemma-2-2B and its 135 Gemma Scope SAEs (weights from the Hugging "
-        "Face hub).\n"
-        "On a laptop: --config gpt2_small_configurations.json, or the demonstration model of "
-        "build_demo_model.py.",
-        formatter_class=HelpFormatter,
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add(
+        "--input", type=Path, nargs="+", required=True, help="labelled CSVs (sentence,concept_strength_label)"
     )
-    parser.add_argument(
-        "--input", type=Path, required=True, help="labelled CSV (sentence,concept_strength_label)"
+    add("--output", type=Path, nargs="+", required=True, help="folders of the feature stores, one per input")
+    weights = parser.add_argument_group("model and SAEs")
+    weights.add_argument("--config", type=Path, default=GEMMA_SCOPE, help="SAE configuration file")
+    weights.add_argument("--model", help="hub id or folder of the model, instead of the configuration's")
+    weights.add_argument("--sae-root", type=Path, help="folder with the SAE weights, instead of the hub")
+    weights.add_argument("--layers", type=index_ranges, help="only these layers and their SAEs, e.g. 0-5,12")
+    sparsity = weights.add_mutually_exclusive_group()
+    sparsity.add_argument("--max-l0", type=positive_int, help="only SAEs of at most this l0")
+    sparsity.add_argument(
+        "--l0", type=positive_int, help="per layer, only the SAE whose l0 is nearest to this"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the feature store to write")
-    parser.add_argument("--config", type=Path, default=GEMMA_SCOPE, help="SAE configuration file")
-    parser.add_argument("--sae-root", type=Path, help="local folder with the SAE weights, instead of the hub")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with an unfinished store, made with equal settings"
+    what = parser.add_argument_group("what is stored")
+    what.add_argument("--tokens", choices=("all", "final"), default="all", help="which tokens are stored")
+    what.add_argument(
+        "--hidden-states",
+        choices=HIDDEN_STATES,
+        default="all",
+        help="per token, pooled per sentence, or none",
     )
-    parser.add_argument("--overwrite", action="store_true", help="delete what stands at --output first")
-    parser.add_argument(
-        "--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="where to compute"
+    what.add_argument(
+        "--limit", type=positive_int, metavar="N", help="only the first N sentences of each input"
     )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="precision of the model",
+    there = parser.add_argument_group("a store that is already there").add_mutually_exclusive_group()
+    there.add_argument("--resume", action="store_true", help="go on with an unfinished one of equal settings")
+    there.add_argument("--extend", action="store_true", help="add this run's SAEs and layers to it")
+    there.add_argument(
+        "--verify", action="store_true", help="check its checksums, compute damaged files again"
     )
-    parser.add_argument("--batch-tokens", type=positive_int, default=4096, help="positions per forward pass")
-    parser.add_argument(
-        "--block-tokens", type=positive_int, default=16384, help="tokens held in memory at a time"
+    there.add_argument("--overwrite", action="store_true", help="delete it first")
+    how = parser.add_argument_group("how it is computed")
+    how.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="where")
+    dtypes = ("float32", "bfloat16", "float16")
+    how.add_argument("--dtype", choices=dtypes, default="float32", help="precision of the model")
+    how.add_argument("--sae-dtype", choices=dtypes, default="float32", help="precision of the SAE encoders")
+    how.add_argument(
+        "--screening",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="find candidates by a bfloat16 product and compute those in float32: same result, faster where "
+        "the processor multiplies bfloat16 (auto)",
     )
-    parser.add_argument("--threads", type=positive_int, help="CPU threads (default: what torch chooses)")
+    how.add_argument("--batch-tokens", type=positive_int, default=4096, help="positions per forward pass")
+    how.add_argument("--block-tokens", type=positive_int, default=16384, help="tokens in memory at a time")
+    how.add_argument("--threads", type=positive_int, help="CPU threads (default: what torch chooses)")
+    how.add_argument(
+        "--check-reconstruction", action="store_true", help="measure the variance that each SAE explains"
+    )
     return parser
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A run, ready to start, and the manifest that it will leave."""
-
-    run: Extraction
-    manifest: dict[str, Any]
 
 
 @exit_codes
@@ -97,245 +108,280 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Extract; exit code 0 done, 1 the data or the run failed, 2 wrong usage."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.resume and arguments.overwrite:
-        parser.error("--resume and --overwrite exclude each other: go on with the store, or delete it")
+    if len(arguments.input) != len(arguments.output):
+        parser.error(
+            f"{len(arguments.input)} --input and {len(arguments.output)} --output; give one output each"
+        )
+    if len({path.resolve() for path in arguments.output}) < len(arguments.output):
+        parser.error("two --output are the same folder; each input needs its own")
+    if arguments.screening == "on" and arguments.sae_dtype != "float32":
+        parser.error("--screening on needs --sae-dtype float32")
     configure_logging("s1_compute_all_features")
+    with _process_group() as (rank, world):
+        return _extract(arguments, rank, world)
+
+
+def _extract(arguments: argparse.Namespace, rank: int, world: int) -> int:
     watch = Stopwatch()
-    data = read_labelled_sentences(arguments.input)
-    configurations = read_sae_configurations(arguments.config)
-    resuming = arguments.resume and (arguments.output / MANIFEST).exists()
-    stored = read_manifest(arguments.output) if resuming else None
-    if stored is None:
-        _check_way_for_store(arguments.output, arguments.overwrite)
-    split = assign_split(data)
-    plan = _plan(arguments, data, split, configurations)
-    logger.info(settings_line(arguments))
-    if stored is not None and _already_complete(stored, plan.manifest, arguments.output):
-        print(f"{arguments.output}: already complete, nothing to do")
-        return 0
-    _announce(plan, data, split)
-    if stored is None:
-        make_way(arguments.output, arguments.overwrite, "feature store", MANIFEST)
-    _remove_temporary_files(arguments.output)
-    _write_sentence_table(arguments.output, data, split, plan.run)
-    write_manifest(arguments.output, plan.manifest)
-    mean_l0, timings = _extract(plan)
-    seconds = watch.seconds
-    write_json(
-        arguments.output / "run_log.json",
-        {
-            "seconds": {**timings.seconds, "total": seconds},
-            "host": {"machine": platform.machine(), "system": platform.system()},
-            "mean_l0_measured_in_this_run": mean_l0,
-        },
+    configurations = select_saes(
+        read_sae_configurations(arguments.config), arguments.layers, arguments.max_l0, arguments.l0
     )
-    _report(plan, mean_l0, timings, seconds)
+    run, stores, saes = _plan(arguments, configurations, rank, world)
+    if rank == 0:
+        logger.info(settings_line(arguments))
+        for store in stores:
+            if store.complete:
+                print(f"{store.task.folder}: already complete, nothing to do")
+    pending = [store for store in stores if not store.complete]
+    if not pending:
+        return 0
+    if rank == 0:
+        _announce(pending, saes)
+        for store in pending:
+            _start(store, arguments.overwrite)
+    _wait_for_all(world)
+    measured = _compute(run, pending)
+    measured = _gathered(measured, world)
+    if rank == 0:
+        _finish(run, pending, measured, watch)
+    _wait_for_all(world)
     return 0
 
 
-def _check_way_for_store(output: Path, overwrite: bool) -> None:
-    if (output / MANIFEST).exists() and not overwrite:
-        raise UserError(
-            f"{output}: already holds a feature store; add --resume to go on with it, --overwrite to "
-            "replace it, "
-            "or choose another --output"
-        )
-    check_way(output, overwrite, "feature store", MANIFEST)
-
-
 def _plan(
-    arguments: argparse.Namespace, data: LabelledSentences, split: Split, configurations: SaeConfigurations
-) -> _Plan:
-    """Load the model, find the SAEs, tokenise, and lay out the blocks."""
+    arguments: argparse.Namespace, configurations: SaeConfigurations, rank: int, world: int
+) -> "tuple[Extraction, list[PreparedStore], list[LocatedSae]]":
+    """Read the inputs, load the model, find the SAEs, tokenise, and lay out the stores."""
+    from s1_compute_all_features.store_preparation import Mode, prepare_store, read_input, stored_saes
+
+    mode = Mode(arguments.resume, arguments.extend, arguments.verify, arguments.overwrite)
+    inputs = [
+        read_input(csv, output, arguments.limit, mode)
+        for csv, output in zip(arguments.input, arguments.output, strict=True)
+    ]
     import torch
 
     from s1_compute_all_features.language_model import load_language_model, tokenise
-    from s1_compute_all_features.sae_weights import locate_sae, sae_width
+    from s1_compute_all_features.sae_encoder import screening_is_faster
+    from s1_compute_all_features.sae_weights import locate_sae
+    from s1_compute_all_features.work_plan import Extraction
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = _resolve_device(arguments.device)
+    kind, device = _resolve_device(arguments.device)
     folder = arguments.config.resolve().parent
-    model = load_language_model(configurations.model, folder, device, arguments.dtype)
-    saes = [locate_sae(configurations, entry, folder, arguments.sae_root) for entry in configurations.saes]
-    for located in saes:
-        if located.entry.input_layer >= model.n_layers:
+    entry, relative_to = configurations.model, folder
+    if arguments.model is not None:
+        entry, relative_to = entry.model_copy(update={"id": arguments.model, "revision": None}), Path.cwd()
+    model = load_language_model(entry, relative_to, device, arguments.dtype)
+    layers = list(range(model.n_layers)) if arguments.layers is None else arguments.layers
+    if layers[-1] >= model.n_layers:
+        raise UserError(f"--layers: the model {entry.id} has the layers 0 to {model.n_layers - 1}")
+    for sae in configurations.saes:
+        if sae.input_layer >= model.n_layers:
             raise UserError(
-                f"SAE {located.entry.name} reads {located.entry.hook}, the model "
-                f"{configurations.model.id} has "
-                f"{model.n_layers} layers"
+                f"SAE {sae.name} reads {sae.hook}, the model {entry.id} has {model.n_layers} layers"
             )
-    sentences = tokenise(model, data.sentences, configurations.model.prepend_bos)
+    saes = [locate_sae(configurations, sae, folder, arguments.sae_root) for sae in configurations.saes]
+    screening = arguments.sae_dtype == "float32" and (
+        arguments.screening == "on" or (arguments.screening == "auto" and screening_is_faster(kind))
+    )
+    settings = {
+        "tokens": arguments.tokens,
+        "limit": arguments.limit,
+        "batch_tokens": arguments.batch_tokens,
+        "block_tokens": arguments.block_tokens,
+        "device": kind,
+        "threads": torch.get_num_threads(),
+        "sae_dtype": arguments.sae_dtype,
+        "screening": screening,
+        "hidden_states": arguments.hidden_states,
+    }
+    entries = stored_saes(saes, configurations)
+    final_only = arguments.tokens == "final"
+    stores = []
+    for source in inputs:
+        sentences = tokenise(model, source.data.sentences, entry.prepend_bos, final_only)
+        stores.append(prepare_store(source, sentences, model, entries, layers, settings, mode))
     run = Extraction(
-        store=arguments.output,
+        tasks=[store.task for store in stores if not store.complete],
         model=model,
         configurations=configurations,
         saes=saes,
-        sentences=sentences,
-        blocks=plan_blocks([len(sentence.texts) for sentence in sentences], arguments.block_tokens),
         batch_tokens=arguments.batch_tokens,
+        block_tokens=arguments.block_tokens,
         device=device,
+        sae_dtype=arguments.sae_dtype,
+        screening=screening,
+        check_reconstruction=arguments.check_reconstruction,
+        rank=rank,
+        world=world,
     )
-    stored_saes = [
-        StoredSae(
-            name=located.entry.name,
-            layer=located.entry.layer,
-            average_l0=located.entry.average_l0,
-            d_sae=sae_width(located, configurations),
-            hook=located.entry.hook,
-            release=configurations.release,
-            sae_id=located.entry.sae_id,
-            neuronpedia_id=located.entry.neuronpedia_id,
-            fingerprint=located.fingerprint,
-        )
-        for located in saes
-    ]
-    return _Plan(
-        run,
-        {
-            "complete": False,
-            "model": model.description,
-            "saes": [sae_as_json(sae) for sae in stored_saes],
-            "layers": run.layers,
-            "input": {"file": data.path.name, "sha256": data.sha256},
-            "split": {
-                "held_out": int(split.held_out.sum()),
-                "seed": split.seed,
-                "large_groups": split.large_groups,
-            },
-            "settings": {
-                "batch_tokens": arguments.batch_tokens,
-                "block_tokens": arguments.block_tokens,
-                "device": device,
-                "threads": torch.get_num_threads(),
-            },
-            "n_sentences": len(sentences),
-            "n_tokens": sum(len(sentence.texts) for sentence in sentences),
-            "libraries": library_versions(LIBRARIES),
-            "blocks": [{"n_sentences": len(block), "n_tokens": run.n_tokens(block)} for block in run.blocks],
-        },
-    )
+    return run, stores, saes
 
 
-def _resolve_device(name: str) -> str:
+def _resolve_device(name: str) -> tuple[str, str]:
+    """The kind of device, which the manifest holds, and this process's own one."""
     import torch
 
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
-        return next(kind for kind, there in available.items() if there)
+        name = next(kind for kind, there in available.items() if there)
     if not available[name]:
         raise UserError(f"--device {name}: this machine has none that torch can use; choose cpu")
-    return name
+    return name, f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
 
 
-def _already_complete(stored: dict[str, Any], wanted: dict[str, Any], output: Path) -> bool:
-    """Whether the store is finished; refuses a store that was made with other settings."""
-    own = {key: value for key, value in stored.items() if key not in ("format", "format_version")}
-    blocks = [{key: block[key] for key in ("n_sentences", "n_tokens")} for block in own.get("blocks", [])]
-    first = next(differences({**own, "complete": False, "blocks": blocks}, wanted), None)
-    if first is not None:
-        raise UserError(
-            f"{output}: cannot go on with this store: {first}; use equal settings, --overwrite, or "
-            "another --output"
-        )
-    return bool(own["complete"])
+def _announce(stores: "Sequence[PreparedStore]", saes: "Sequence[LocatedSae]") -> None:
+    from s1_compute_all_features.store_preparation import bytes_to_write, check_room
 
-
-def _announce(plan: _Plan, data: LabelledSentences, split: Split) -> None:
-    manifest, run = plan.manifest, plan.run
-    n_tokens, model = manifest["n_tokens"], manifest["model"]
-    dense_bytes = n_tokens * (len(run.layers) + 1) * model["d_model"] * 2
-    sparse_bytes = sum(n_tokens * (located.entry.average_l0 or 100) * 6 for located in run.saes)
-    free_bytes = shutil.disk_usage(_existing_parent(run.store)).free
+    n_bytes = sum(bytes_to_write(store, saes) for store in stores)
+    free = check_room(stores, n_bytes)
     logger.info(
-        "%d sentences (%d held out), %d tokens, %d layers, %d SAEs; about %.2f GB to write, %.1f GB free",
-        len(data.sentences),
-        split.held_out.sum(),
-        n_tokens,
-        len(run.layers),
-        len(run.saes),
-        (dense_bytes + sparse_bytes) / 1e9,
-        free_bytes / 1e9,
+        "%d sentences (%d held out), %d tokens, %d layers, %d SAEs; about %.2f GB of SAE weights to "
+        "read per unit "
+        "of work, %.2f GB to write, %.1f GB free",
+        sum(store.manifest["n_sentences"] for store in stores),
+        sum(store.manifest["split"]["held_out"] for store in stores),
+        sum(store.manifest["n_tokens"] for store in stores),
+        len(stores[0].task.layers),
+        len(saes),
+        sum(located.n_bytes for located in saes) / 1e9,
+        n_bytes / 1e9,
+        free / 1e9,
     )
-    if dense_bytes + sparse_bytes > free_bytes:
-        raise UserError(
-            f"{run.store}: about {(dense_bytes + sparse_bytes) / 1e9:.1f} GB to write, "
-            f"{free_bytes / 1e9:.1f} GB free; "
-            "make room or choose another --output"
-        )
-    if model["demonstration"]:
+    if stores[0].manifest["model"]["demonstration"]:
         logger.info(
             "DEMONSTRATION MODEL: it shows the mechanics; what it finds says nothing about real models"
         )
-    for group, size in split.large_groups:
-        share = size / len(data.sentences)
-        logger.warning(
-            "warning: %d near-duplicate sentences (%.0f%%) form group %d; audit_dataset.py lists them",
-            size,
-            100 * share,
-            group,
+    for store in stores:
+        for group, size in store.source.split.large_groups:
+            logger.warning(
+                "warning: %s: %d near-duplicate sentences (%.0f%%) form group %d; audit_dataset.py "
+                "lists them",
+                store.source.data.path.name,
+                size,
+                100 * size / store.manifest["n_sentences"],
+                group,
+            )
+
+
+def _start(store: "PreparedStore", overwrite: bool) -> None:
+    from s1_compute_all_features.store_preparation import start_store
+
+    start_store(store, overwrite)
+
+
+def _compute(run: "Extraction", stores: "Sequence[PreparedStore]") -> "Measurements":
+    from tqdm import tqdm
+
+    from s1_compute_all_features.extraction import run_units
+
+    total = sum(store.manifest["n_tokens"] for store in stores) * (1 + len(run.saes))
+    shown = run.rank > 0 or None  # None: wherever there is a terminal or a file
+    with tqdm(
+        total=total // run.world, unit="token", unit_scale=True, desc="model and SAEs", disable=shown
+    ) as bar:
+        return run_units(run, bar.update)
+
+
+def _finish(
+    run: "Extraction", stores: "Sequence[PreparedStore]", measured: "Measurements", watch: Stopwatch
+) -> None:
+    from s1_compute_all_features.store_preparation import finish_store
+
+    mean_l0, explained = measured.mean_l0(), measured.variance_explained()
+    for store in stores:
+        finish_store(store)
+        write_json(
+            store.task.folder / "run_log.json",
+            {
+                "seconds": {**measured.seconds, "total": watch.seconds},
+                "host": {"machine": platform.machine(), "system": platform.system(), "processes": run.world},
+                "mean_l0_measured": mean_l0,
+                "variance_explained": explained or None,
+            },
+        )
+    _report(run, mean_l0, explained)
+    parts = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in measured.seconds.items())
+    logger.info("where the time went: %s (writing runs beside the rest); in all %.1f s", parts, watch.seconds)
+    for store in stores:
+        n_bytes = sum(path.stat().st_size for path in store.task.folder.glob("**/*") if path.is_file())
+        print(
+            f"{store.task.folder}: {store.manifest['n_sentences']} sentences, "
+            f"{store.manifest['n_tokens']} tokens, "
+            f"{len(store.task.sae_names)} SAEs, {n_bytes / 1e6:.1f} MB in {watch.seconds:.0f} s"
         )
 
 
-def _existing_parent(path: Path) -> Path:
-    path = path.resolve()
-    while not path.exists():
-        path = path.parent
-    return path
-
-
-def _remove_temporary_files(store: Path) -> None:
-    """What a killed run left half-written bears a temporary name."""
-    for path in store.glob("**/.*.tmp*"):
-        path.unlink()
-
-
-def _write_sentence_table(store: Path, data: LabelledSentences, split: Split, run: Extraction) -> None:
-    columns: dict[str, Sequence[object]] = {
-        "sentence_index": range(len(data.sentences)),
-        "sentence": data.sentences,
-        "concept_strength_label": data.labels.tolist(),
-        "split": ["test" if held_out else "train" for held_out in split.held_out],
-        "group": split.groups.tolist(),
-        "n_tokens": [len(sentence.texts) for sentence in run.sentences],
-    }
-    for name, values in data.further_columns.items():
-        columns[f"input_{name}" if name in SENTENCE_COLUMNS else name] = values
-    write_sentences(store, columns)
-
-
-def _extract(plan: _Plan) -> tuple[dict[str, float], Timings]:
-    from tqdm import tqdm
-
-    total = plan.manifest["n_tokens"] * (1 + len(plan.run.saes))
-    with tqdm(total=total, unit="token", unit_scale=True, desc="model and SAEs") as bar:
-        digests, timings, mean_l0 = run_blocks(plan.run, bar.update)
-    blocks = [
-        {**block, "sha256": digest} for block, digest in zip(plan.manifest["blocks"], digests, strict=True)
+def _report(run: "Extraction", mean_l0: dict[str, float], explained: dict[str, float]) -> None:
+    """The measured l0 of every SAE beside the published one, and the variance it explains."""
+    lines = [
+        f"{'SAE':<24}{'l0 here':>9}{'published':>11}" + (f"{'variance explained':>20}" if explained else "")
     ]
-    write_manifest(plan.run.store, {**plan.manifest, "complete": True, "blocks": blocks})
-    return mean_l0, timings
-
-
-def _report(plan: _Plan, mean_l0: dict[str, float], timings: Timings, seconds: float) -> None:
-    for located in plan.run.saes:
-        published, measured = located.entry.average_l0, mean_l0.get(located.entry.name)
-        if published and measured is not None and not 0.5 <= measured / published <= 2:
-            logger.warning(
-                "warning: SAE %s has l0 %.1f here, %d published: a factor over 2 is the sign of a "
-                "wrong hook, or of "
-                "text unlike its training text",
-                located.entry.name,
-                measured,
-                published,
+    for located in run.saes:
+        name, published = located.entry.name, located.entry.average_l0
+        if name not in mean_l0:
+            continue
+        line = f"{name:<24}{mean_l0[name]:>9.1f}{'' if published is None else published:>11}"
+        if name in explained:
+            line += f"{explained[name]:>20.3f}"
+        if published and not 0.5 <= mean_l0[name] / published <= 2:
+            line += (
+                "  warning: a factor over 2 is the sign of a wrong hook, or of text unlike its training text"
             )
-    n_bytes = sum(path.stat().st_size for path in plan.run.store.glob("**/*") if path.is_file())
-    parts = ", ".join(f"{phase} {value:.1f} s" for phase, value in timings.seconds.items())
-    logger.info("where the time went: %s, in all %.1f s", parts, seconds)
-    print(
-        f"{plan.run.store}: {plan.manifest['n_sentences']} sentences, {plan.manifest['n_tokens']} tokens, "
-        f"{len(plan.run.saes)} SAEs, {n_bytes / 1e6:.1f} MB in {seconds:.0f} s"
-    )
+        lines.append(line)
+    if len(lines) > 1:
+        logger.info("\n".join(lines))
+
+
+@contextmanager
+def _process_group() -> Iterator[tuple[int, int]]:
+    """(rank, number of processes): those of torchrun where it started us, else (0, 1)."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield 0, 1
+        return
+    import torch.distributed
+
+    torch.distributed.init_process_group("gloo")
+    try:
+        yield torch.distributed.get_rank(), world
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _wait_for_all(world: int) -> None:
+    if world > 1:
+        import torch.distributed
+
+        torch.distributed.barrier()
+
+
+def _gathered(measured: "Measurements", world: int) -> "Measurements":
+    """What all processes measured, merged."""
+    if world == 1:
+        return measured
+    import torch.distributed
+
+    from s1_compute_all_features.work_plan import Measurements
+
+    parts: list[Any] = [None] * world
+    # Sent as plain values: the objects themselves hold factories.
+    values = (dict(measured.seconds), dict(measured.active), measured.explained)
+    torch.distributed.all_gather_object(parts, values)
+    merged = Measurements()
+    for seconds, active, explained in parts:
+        part = Measurements()
+        part.seconds.update(seconds)
+        part.active.update(active)
+        part.explained.update(explained)
+        merged.merge(part)
+    return merged
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""The extraction itself: blocks of sentences, one forward pass each, then every SAE over its states."""
+"""The extraction itself: per unit of work one forward pass, then every SAE over its states."""
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,142 +12,240 @@ from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import (
     EMBEDDINGS,
     BlockWriter,
+    SparseActivations,
     TokenTable,
-    block_file_names,
+    hidden_file_name,
+    is_content,
     sae_file_name,
 )
 from s1_compute_all_features.language_model import (
-    LanguageModel,
     TokenisedSentence,
     forward_states,
     length_sorted_batches,
 )
-from s1_compute_all_features.sae_configurations import SaeConfigurations
-from s1_compute_all_features.sae_encoder import load_encoder
-from s1_compute_all_features.sae_weights import LocatedSae
+from s1_compute_all_features.sae_encoder import SaeEncoder, ThresholdEncoder, load_encoder
+from s1_compute_all_features.sae_weights import LocatedSae, load_with_sae_lens, read_decoder
+from s1_compute_all_features.work_plan import BlockKey, Extraction, Measurements, plan_units, share_of
 
 if TYPE_CHECKING:
     import torch
 
-logger = logging.getLogger(__name__)
+RECONSTRUCTION_TOKENS = 2048
+_WRITES_IN_FLIGHT = 4
+
+States = Mapping[int | str, "torch.Tensor"]
 
 
-@dataclass
-class Timings:
-    """Seconds spent per phase, for run_log.json and the closing table."""
-
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"forward": 0.0, "load_sae": 0.0, "encode": 0.0, "write": 0.0}
-    )
-
-    def add(self, phase: str, watch: Stopwatch) -> None:
-        """Add what a stopwatch shows to a phase."""
-        self.seconds[phase] += watch.seconds
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """Everything that a run needs.
-
-    Attributes:
-        store: the folder of the feature store.
-        model: the language model.
-        configurations: model and SAEs as configured.
-        saes: the SAEs with their weights.
-        sentences: the tokenised sentences, in file order.
-        blocks: sentence index ranges, in order.
-        batch_tokens: positions per forward pass, padding included.
-        device: torch device of model and encoders.
-    """
-
-    store: Path
-    model: LanguageModel
-    configurations: SaeConfigurations
-    saes: Sequence[LocatedSae]
-    sentences: Sequence[TokenisedSentence]
-    blocks: Sequence[range]
-    batch_tokens: int
-    device: str
-
-    @property
-    def layers(self) -> list[int]:
-        """The layers whose hidden states are stored: all of them."""
-        return list(range(self.model.n_layers))
-
-    @property
-    def file_names(self) -> list[str]:
-        """Every data file of a block."""
-        return block_file_names(self.layers, [located.entry.name for located in self.saes])
-
-    def n_tokens(self, block: range) -> int:
-        """Stored tokens of a block."""
-        return sum(len(self.sentences[index].texts) for index in block)
-
-
-def plan_blocks(n_tokens: Sequence[int], block_tokens: int) -> list[range]:
-    """Runs of whole sentences with at most ``block_tokens`` stored tokens each.
-
-    A sentence longer than that makes a block of its own.
-    """
-    blocks, first, total = [], 0, 0
-    for index, tokens in enumerate(n_tokens):
-        if total and total + tokens > block_tokens:
-            blocks.append(range(first, index))
-            first, total = index, 0
-        total += tokens
-    return [*blocks, range(first, len(n_tokens))]
-
-
-def run_blocks(
-    run: Extraction, on_progress: Callable[[int], object]
-) -> tuple[list[str], Timings, dict[str, float]]:
-    """Compute and write every file that the store does not have yet.
+def run_units(run: Extraction, on_progress: Callable[[int], object]) -> Measurements:
+    """Compute and write every file that the stores do not have yet and that is this process's share.
 
     Args:
         run: what to do.
         on_progress: called with the number of tokens that passed the model or an SAE.
 
-    Returns:
-        The digest of each block's checksums, the timings, and per SAE the measured mean l0 over the
-        tokens that were encoded in this run.
-
     Raises:
-        UserError: a hidden state is not finite.
+        UserError: a hidden state is not finite, or an SAE does not fit the model.
     """
-    timings = Timings()
-    digests = []
-    active: dict[str, list[int]] = {located.entry.name: [0, 0] for located in run.saes}
-    for number, block in enumerate(run.blocks):
-        writer = BlockWriter(run.store, number)
-        missing = set(writer.missing(run.file_names))
-        n_tokens = run.n_tokens(block)
-        if missing:
-            states = _forward_block(run, block, timings, on_progress)
-            _write_states(run, writer, block, states, missing, timings)
-            for located in run.saes:
-                if sae_file_name(located.entry.name) in missing:
-                    n_active = _encode_sae(run, writer, located, states, timings)
-                    active[located.entry.name][0] += n_active
-                    active[located.entry.name][1] += n_tokens
-                on_progress(n_tokens)
+    measured = Measurements()
+    units = plan_units(run)
+    with _Background(measured) as background:
+        for number, unit in enumerate(units):
+            share = share_of(run, number, len(units))
+            if share is not None:
+                _run_unit(run, unit, share, measured, background, on_progress)
+    return measured
+
+
+class _Background:
+    """Two helpers beside the computing thread: one reads the next SAE, one writes what is done."""
+
+    def __init__(self, measured: Measurements) -> None:
+        self._measured = measured
+        self._reader = ThreadPoolExecutor(1, "read")
+        self._writer = ThreadPoolExecutor(1, "write")
+        self._room = threading.Semaphore(_WRITES_IN_FLIGHT)
+        self._writes: list[Future[None]] = []
+
+    def __enter__(self) -> "_Background":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._reader.shutdown(cancel_futures=True)
+        self._writer.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            self.finish_writes()
+
+    def read(self, load: Callable[[], SaeEncoder]) -> Future[SaeEncoder]:
+        """Start loading an SAE."""
+        return self._reader.submit(load)
+
+    def write(self, task: Callable[[], None]) -> None:
+        """Queue a write; waits while several are in flight, so that memory stays bounded."""
+        self._room.acquire()
+        for write in self._writes:
+            if write.done():
+                write.result()  # raises what went wrong in it
+        self._writes = [write for write in self._writes if not write.done()]
+        self._writes.append(self._writer.submit(self._timed, task))
+
+    def finish_writes(self) -> None:
+        """Wait for every write, and raise what went wrong in one."""
+        for write in self._writes:
+            write.result()
+        self._writes = []
+
+    def _timed(self, task: Callable[[], None]) -> None:
+        watch = Stopwatch()
+        try:
+            task()
+        finally:
+            self._room.release()
+            self._measured.seconds["write"] += watch.seconds
+
+
+def _run_unit(
+    run: Extraction,
+    unit: Sequence[BlockKey],
+    share: tuple[int, int],
+    measured: Measurements,
+    background: _Background,
+    on_progress: Callable[[int], object],
+) -> None:
+    place, n_places = share
+    missing = {key: set(_writer(run, key).missing(run.tasks[key[0]].file_names)) for key in unit}
+    mine = [located for index, located in enumerate(run.saes) if index % n_places == place]
+    todo = [
+        (located, [key for key in unit if sae_file_name(located.entry.name) in missing[key]])
+        for located in mine
+    ]
+    needed = {key for _, keys in todo for key in keys} | {
+        key for key in unit if place == 0 and any(not name.startswith("sae_") for name in missing[key])
+    }
+    total = sum(run.tasks[number].n_tokens(block) for number, block in unit)
+    skipped = [located for located, keys in todo if not keys]
+    states = {}
+    for key in unit:
+        if key in needed:
+            states[key] = _forward_block(run, key, measured, on_progress)
+            if place == 0:
+                _write_states(run, key, states[key], missing[key], background)
         else:
-            on_progress(n_tokens * (1 + len(run.saes)))
-        digests.append(writer.close(run.file_names))
-    mean_l0 = {name: n_active / n_tokens for name, (n_active, n_tokens) in active.items() if n_tokens}
-    return digests, timings, mean_l0
+            on_progress(run.tasks[key[0]].n_tokens(key[1]))
+    on_progress(total * len(skipped))
+    _encode_saes(
+        run, [(located, keys) for located, keys in todo if keys], states, measured, background, on_progress
+    )
+    if n_places == 1:
+        for key in unit:
+            background.write(_closing(run, key))
+    background.finish_writes()
+
+
+def _closing(run: Extraction, key: BlockKey) -> Callable[[], None]:
+    def close() -> None:
+        _writer(run, key).close(run.tasks[key[0]].file_names)
+
+    return close
+
+
+def _encode_saes(
+    run: Extraction,
+    todo: Sequence[tuple[LocatedSae, Sequence[BlockKey]]],
+    states: Mapping[BlockKey, States],
+    measured: Measurements,
+    background: _Background,
+    on_progress: Callable[[int], object],
+) -> None:
+    """Every SAE over the blocks that lack it, the next one being read meanwhile."""
+
+    def load(located: LocatedSae) -> Callable[[], SaeEncoder]:
+        return lambda: load_encoder(located, run.configurations, run.device, run.screening, run.sae_dtype)
+
+    coming = background.read(load(todo[0][0])) if todo else None
+    for index, (located, keys) in enumerate(todo):
+        watch = Stopwatch()
+        assert coming is not None
+        encoder = coming.result()
+        measured.seconds["wait for SAE"] += watch.seconds
+        coming = background.read(load(todo[index + 1][0])) if index + 1 < len(todo) else None
+        for key in keys:
+            inputs = states[key][located.entry.input_layer]
+            _encode_block(run, key, located, encoder, inputs, measured, background)
+            on_progress(len(inputs))
+        if run.check_reconstruction and located.entry.name not in measured.explained:
+            inputs = states[keys[0]][located.entry.input_layer][:RECONSTRUCTION_TOKENS]
+            measured.explained[located.entry.name] = _squares(run, located, encoder, inputs)
+
+
+def _encode_block(
+    run: Extraction,
+    key: BlockKey,
+    located: LocatedSae,
+    encoder: SaeEncoder,
+    inputs: "torch.Tensor",
+    measured: Measurements,
+    background: _Background,
+) -> None:
+    if encoder.d_model != inputs.shape[1]:
+        raise UserError(
+            f"SAE {located.entry.name} reads vectors of {encoder.d_model}, the model's hidden states have "
+            f"{inputs.shape[1]}: it belongs to another model"
+        )
+    watch = Stopwatch()
+    activations = encoder.encode(inputs.to(run.device), center=run.configurations.model.center_residual)
+    measured.seconds["encode"] += watch.seconds
+    counts = measured.active[located.entry.name]
+    counts[0] += len(activations.data)
+    counts[1] += len(inputs)
+    writer, name = _writer(run, key), located.entry.name
+
+    def write(activations: SparseActivations = activations) -> None:
+        writer.write_activations(name, activations)
+
+    background.write(write)
+
+
+def _squares(
+    run: Extraction, located: LocatedSae, encoder: SaeEncoder, inputs: "torch.Tensor"
+) -> tuple[float, float]:
+    """Residual and total sum of squares of the SAE's reconstruction of some tokens."""
+    import torch
+
+    center = run.configurations.model.center_residual
+    states = inputs.float()
+    if center:
+        states = states - states.mean(dim=-1, keepdim=True)
+    decoder = read_decoder(located) if isinstance(encoder, ThresholdEncoder) else None
+    if decoder is None:
+        sae = load_with_sae_lens(located, run.configurations, "cpu")
+        with torch.inference_mode():
+            rebuilt = sae.decode(sae.encode(states.to(sae.dtype))).float()
+    else:
+        W_dec, b_dec = decoder
+        dense = torch.from_numpy(encoder.encode(inputs.to(run.device), center).to_dense())
+        rebuilt = dense @ W_dec + b_dec
+    residual = (states - rebuilt).double().square().sum().item()
+    total = (states - states.mean(dim=0)).double().square().sum().item()
+    return residual, total
+
+
+def _writer(run: Extraction, key: BlockKey) -> BlockWriter:
+    return BlockWriter(run.tasks[key[0]].folder, key[1])
 
 
 def _forward_block(
-    run: Extraction, block: range, timings: Timings, on_progress: Callable[[int], object]
-) -> Mapping[int | str, "torch.Tensor"]:
+    run: Extraction, key: BlockKey, measured: Measurements, on_progress: Callable[[int], object]
+) -> dict[int | str, "torch.Tensor"]:
     """Hidden states of a block in full precision, in sentence order: per layer [n_tokens, d_model]."""
     import torch
 
     watch = Stopwatch()
-    sentences = [run.sentences[index] for index in block]
+    task = run.tasks[key[0]]
+    block = task.blocks[key[1]]
+    sentences = [task.sentences[index] for index in block]
     lengths = [len(sentence.texts) for sentence in sentences]
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    wanted = sorted({*run.layers, *(located.entry.input_layer for located in run.saes)})
+    wanted = sorted({*task.layers, *(located.entry.input_layer for located in run.saes)})
     states: dict[int | str, torch.Tensor] = {}
     for batch in length_sorted_batches([len(sentence.ids) for sentence in sentences], run.batch_tokens):
         captured = forward_states(run.model, [sentences[index] for index in batch], wanted)
@@ -164,7 +261,7 @@ def _forward_block(
                 states[layer] = torch.empty((int(starts[-1]), values.shape[1]), dtype=values.dtype)
             states[layer][rows] = values.cpu()
         on_progress(len(rows))
-    timings.add("forward", watch)
+    measured.seconds["forward"] += watch.seconds
     return states
 
 
@@ -178,76 +275,56 @@ def _not_finite(
     where = "the embeddings" if layer == EMBEDDINGS else f"the hidden states of layer {layer}"
     return UserError(
         f"{where} are not finite for sentence {sentence}: the model's weights are damaged or its dtype "
-        "overflows; "
-        "try --dtype float32"
+        "overflows; try --dtype float32"
     )
 
 
 def _write_states(
-    run: Extraction,
-    writer: BlockWriter,
-    block: range,
-    states: Mapping[int | str, "torch.Tensor"],
-    missing: set[str],
-    timings: Timings,
+    run: Extraction, key: BlockKey, states: States, missing: set[str], background: _Background
 ) -> None:
-    watch = Stopwatch()
+    task = run.tasks[key[0]]
+    writer = _writer(run, key)
+    tokens = token_table(task.sentences, task.blocks[key[1]])
     if "tokens.npz" in missing:
-        writer.write_tokens(_token_table(run.sentences, block))
-    stored: list[int | str] = [EMBEDDINGS, *run.layers]
+        background.write(lambda: writer.write_tokens(tokens))
+    if task.hidden_states == "none":
+        return
+    starts = np.flatnonzero(np.r_[True, np.diff(tokens.sentence_index) != 0, True])
+    content = is_content(tokens.text)
+    stored: list[int | str] = [EMBEDDINGS, *task.layers]
     for layer in stored:
-        writer.write_states(layer, states[layer].float().numpy())
-    timings.add("write", watch)
+        if hidden_file_name(layer) in missing:
+            background.write(
+                _state_write(writer, layer, states[layer], task.hidden_states == "pooled", starts, content)
+            )
 
 
-def _token_table(sentences: Sequence[TokenisedSentence], block: range) -> TokenTable:
+def _state_write(
+    writer: BlockWriter,
+    layer: int | str,
+    states: "torch.Tensor",
+    pooled: bool,
+    starts: np.ndarray,
+    content: np.ndarray,
+) -> Callable[[], None]:
+    def write() -> None:
+        values = states.float().numpy()
+        if pooled:
+            writer.write_pooled_states(layer, values, starts, content)
+        else:
+            writer.write_states(layer, values)
+
+    return write
+
+
+def token_table(sentences: Sequence[TokenisedSentence], block: range) -> TokenTable:
+    """The stored tokens of a block."""
     lengths = np.array([len(sentences[index].texts) for index in block])
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    position = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+    last = np.cumsum(lengths) - 1
     return TokenTable(
         token_id=np.concatenate([sentences[i].ids[sentences[i].stored] for i in block]).astype(np.int32),
         sentence_index=np.repeat(np.array(block), lengths).astype(np.int32),
-        position=position.astype(np.int32),
-        is_final=position == np.repeat(lengths - 1, lengths),
+        position=np.concatenate([sentences[i].positions for i in block]).astype(np.int32),
+        is_final=np.isin(np.arange(lengths.sum()), last),
         text=np.array([text for index in block for text in sentences[index].texts]),
     )
-
-
-def _encode_sae(
-    run: Extraction,
-    writer: BlockWriter,
-    located: LocatedSae,
-    states: Mapping[int | str, "torch.Tensor"],
-    timings: Timings,
-) -> int:
-    """Encode one SAE over a block, write it, and return the number of active latents."""
-    watch = Stopwatch()
-    encoder = load_encoder(located, run.configurations, run.device)
-    inputs = states[located.entry.input_layer]
-    if encoder.d_model != inputs.shape[1]:
-        raise UserError(
-            f"SAE {located.entry.name} reads vectors of {encoder.d_model}, the model's hidden states have "
-            f"{inputs.shape[1]}: it belongs to another model"
-        )
-    timings.add("load_sae", watch)
-    watch = Stopwatch()
-    activations = encoder.encode(inputs.to(run.device), center=run.configurations.model.center_residual)
-    timings.add("encode", watch)
-    watch = Stopwatch()
-    writer.write_activations(located.entry.name, activations)
-    timings.add("write", watch)
-    return len(activations.data)
-
-
-def differences(stored: Any, wanted: Any, at: str = "") -> Iterator[str]:
-    """Where two manifests differ, e.g. ``settings.block_tokens: the store has 4096, this run 8192``."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for key in {**stored, **wanted}:
-            yield from differences(stored.get(key), wanted.get(key), f"{at}.{key}" if at else key)
-    elif isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
-        for index, (one, other) in enumerate(zip(stored, wanted, strict=True)):
-            yield from differences(one, other, f"{at}[{index}]")
-    elif stored != wanted:
-        lists = isinstance(stored, list) and isinstance(wanted, list)
-        have, want = (len(stored), len(wanted)) if lists else (stored, wanted)
-        yield f"{at}: the store has {have}{' entries' if lists else ''}, this run {want}"

@@ -53,6 +53,7 @@ __all__ = [
 FORMAT = "feature_store"
 FORMAT_VERSION = 1
 EMBEDDINGS = "embeddings"
+HIDDEN_STATES = ("all", "pooled", "none")
 MANIFEST = "manifest.json"
 SENTENCES = "sentences.csv"
 CHECKSUMS = "checksums.json"
@@ -143,9 +144,19 @@ def sae_file_name(name: str) -> str:
     return f"sae_{name}.npz"
 
 
-def block_file_names(layers: Iterable[int], sae_names: Iterable[str]) -> list[str]:
-    """Every file of a complete block but its checksums."""
+def block_file_names(
+    layers: Iterable[int], sae_names: Iterable[str], hidden_states: str = "all"
+) -> list[str]:
+    """Every file of a complete block but its checksums.
+
+    Args:
+        layers: whose hidden states are stored.
+        sae_names: whose activations are stored.
+        hidden_states: one of `HIDDEN_STATES`; ``none`` leaves embeddings and layers out.
+    """
     states = [hidden_file_name(EMBEDDINGS), *(hidden_file_name(layer) for layer in layers)]
+    if hidden_states == "none":
+        states = []
     return ["tokens.npz", *states, *(sae_file_name(name) for name in sae_names)]
 
 
@@ -156,10 +167,28 @@ class BlockWriter:
         self.folder = block_folder(store, block)
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Which of the named files are not there yet; none once the block is closed."""
-        if (self.folder / CHECKSUMS).exists():
-            return []
+        """Which of the named files are not there yet."""
         return [name for name in names if not (self.folder / name).exists()]
+
+    def remove_damaged(self) -> list[str]:
+        """Delete every file whose checksum is not the recorded one; returns their names."""
+        recorded = self._checksums()
+        damaged = [
+            name
+            for name, checksum in recorded.items()
+            if not (self.folder / name).is_file() or sha256_of_file(self.folder / name) != checksum
+        ]
+        for name in damaged:
+            (self.folder / name).unlink(missing_ok=True)
+            del recorded[name]
+        if damaged:
+            write_json(self.folder / CHECKSUMS, recorded)
+        return damaged
+
+    def _checksums(self) -> dict[str, str]:
+        path = self.folder / CHECKSUMS
+        recorded: dict[str, str] = read_json(path, "list of checksums") if path.exists() else {}
+        return recorded
 
     def write_tokens(self, tokens: TokenTable) -> None:
         """Write the block's tokens; sentence_index counts over the whole store."""
@@ -173,6 +202,24 @@ class BlockWriter:
         largest = float(np.abs(states).max(initial=0.0))
         dtype = np.float16 if largest <= _FLOAT16_MAX else np.float32
         write_npz(self.folder / hidden_file_name(layer), {"states": states.astype(dtype)})
+
+    def write_pooled_states(
+        self, layer: int | str, states: np.ndarray, starts: np.ndarray, content: np.ndarray
+    ) -> None:
+        """Write one vector per sentence under each of `POOLINGS` instead of one per token.
+
+        Args:
+            layer: the layer, or `EMBEDDINGS`.
+            states: float32 [n_tokens, d_model].
+            starts: int64 [n_sentences + 1], token ranges of the block's sentences.
+            content: bool [n_tokens], from `is_content`.
+        """
+        arrays = {}
+        for pooling in POOLINGS:
+            pooled = pool_dense(states, starts, content, pooling)
+            overflows = np.abs(pooled).max(initial=0.0) > _FLOAT16_MAX
+            arrays[_pooled_name(pooling)] = pooled.astype(np.float32 if overflows else np.float16)
+        write_npz(self.folder / hidden_file_name(layer), arrays)
 
     def write_activations(self, name: str, activations: SparseActivations) -> None:
         """Write an SAE's activations of the block's tokens."""
@@ -188,10 +235,13 @@ class BlockWriter:
 
     def close(self, names: Sequence[str]) -> str:
         """Write the checksums of the named files and return the digest of that list."""
-        path = self.folder / CHECKSUMS
-        if not path.exists():
-            write_json(path, {name: sha256_of_file(self.folder / name) for name in names})
-        return sha256_of_file(path)
+        recorded = self._checksums()
+        if list(recorded) != list(names):
+            write_json(
+                self.folder / CHECKSUMS,
+                {name: recorded.get(name) or sha256_of_file(self.folder / name) for name in names},
+            )
+        return sha256_of_file(self.folder / CHECKSUMS)
 
 
 def write_sentences(store: Path, columns: Mapping[str, Sequence[object]]) -> None:
@@ -295,6 +345,11 @@ class FeatureStore:
         return sha256_of_file(self.path / MANIFEST)
 
     @property
+    def hidden_states_stored(self) -> str:
+        """``all``, ``pooled`` (per sentence, every pooling) or ``none``."""
+        return str(self.manifest.get("hidden_states", "all"))
+
+    @property
     def model_id(self) -> str:
         """The language model, as the configuration names it."""
         return str(self.manifest["model"]["id"])
@@ -368,7 +423,16 @@ class FeatureStore:
         return np.concatenate([self._block_activations(block, sae).columns(wanted) for block in blocks])
 
     def hidden_states(self, layer: int | str) -> np.ndarray:
-        """Residual stream after a layer's block, or `EMBEDDINGS`: float32 [n_tokens, d_model]."""
+        """Residual stream after a layer's block, or `EMBEDDINGS`: float32 [n_tokens, d_model].
+
+        Raises:
+            UserError: the store does not hold that layer, or not per token.
+        """
+        if self.hidden_states_stored != "all":
+            raise UserError(
+                f"{self.path}: made with --hidden-states {self.hidden_states_stored}, so it has no hidden "
+                "states per token; extract again with --hidden-states all"
+            )
         return np.concatenate([self._block_states(block, layer) for block in range(len(self._blocks))])
 
     def pooled_hidden_states(self, layer: int | str, pooling: str = "mean") -> np.ndarray:
@@ -377,6 +441,13 @@ class FeatureStore:
         Raises:
             UserError: the store does not hold that layer.
         """
+        if self.hidden_states_stored == "pooled":
+            self._check_layer(layer)
+            name, array = hidden_file_name(layer), _pooled_name(pooling)
+            blocks = range(len(self._blocks))
+            return np.concatenate([self._read(block, name, (array,))[array] for block in blocks]).astype(
+                np.float32
+            )
         parts = []
         for block, (starts, tokens) in enumerate(self._block_ranges()):
             states = self._block_states(block, layer)
@@ -410,11 +481,16 @@ class FeatureStore:
             )
         return SparseActivations(data, indices, indptr, expected)
 
-    def _block_states(self, block: int, layer: int | str) -> np.ndarray:
+    def _check_layer(self, layer: int | str) -> None:
+        if self.hidden_states_stored == "none":
+            raise UserError(f"{self.path}: made with --hidden-states none; extract again with all or pooled")
         if layer != EMBEDDINGS and layer not in self.layers:
             raise UserError(
                 f"{self.path}: layer {layer} is not stored; there are layers {_listed(self.layers)}"
             )
+
+    def _block_states(self, block: int, layer: int | str) -> np.ndarray:
+        self._check_layer(layer)
         name = hidden_file_name(layer)
         states = self._read(block, name, ("states",))["states"]
         expected = (self._blocks[block]["n_tokens"], self.manifest["model"]["d_model"])
@@ -428,6 +504,10 @@ class FeatureStore:
 
     def _read(self, block: int, name: str, arrays: Sequence[str]) -> dict[str, np.ndarray]:
         return read_npz(block_folder(self.path, block) / name, arrays, "feature store file")
+
+
+def _pooled_name(pooling: str) -> str:
+    return f"pooled_{pooling.replace('-', '_')}"
 
 
 def sae_as_json(sae: StoredSae) -> dict[str, Any]:

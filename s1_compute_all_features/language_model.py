@@ -55,11 +55,13 @@ class TokenisedSentence:
         ids: int64, special tokens included.
         stored: bool, False for special tokens: they go into the model and stay out of the store.
         texts: the stored tokens as text.
+        positions: int64, place of each stored token among the sentence's non-special ones.
     """
 
     ids: np.ndarray
     stored: np.ndarray
     texts: list[str]
+    positions: np.ndarray
 
 
 def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype: str) -> LanguageModel:
@@ -140,13 +142,16 @@ def find_blocks(model: Any, n_layers: int, model_id: str) -> Any:
     return min(lists, key=lambda item: item[0])[1]
 
 
-def tokenise(model: LanguageModel, sentences: Sequence[str], prepend_bos: bool) -> list[TokenisedSentence]:
+def tokenise(
+    model: LanguageModel, sentences: Sequence[str], prepend_bos: bool, final_only: bool = False
+) -> list[TokenisedSentence]:
     """Token ids of every sentence, with and without its special tokens.
 
     Args:
         model: the model.
         sentences: the texts.
         prepend_bos: put the BOS token in front where the tokenizer does not; False takes it away.
+        final_only: store each sentence's last token only; the model reads them all.
 
     Raises:
         UserError: a sentence has no token but special ones, or more than the model takes.
@@ -178,14 +183,22 @@ def tokenise(model: LanguageModel, sentences: Sequence[str], prepend_bos: bool) 
                 f"sentence {index} has {len(ids)} tokens, the model takes {model.max_tokens}; shorten it "
                 f"({sentences[index][:60]!r}...)"
             )
-        stored_ids = [token for token, flag in zip(ids, stored, strict=True) if flag]
-        for token in stored_ids:
-            if token not in texts_of_id:
-                texts_of_id[token] = _token_text(tokenizer, token)
-        result.append(
-            TokenisedSentence(np.array(ids), np.array(stored), [texts_of_id[token] for token in stored_ids])
-        )
+        result.append(_tokenised(tokenizer, ids, np.array(stored), final_only, texts_of_id))
     return result
+
+
+def _tokenised(
+    tokenizer: Any, ids: Sequence[int], stored: np.ndarray, final_only: bool, texts_of_id: dict[int, str]
+) -> TokenisedSentence:
+    positions = np.arange(stored.sum())
+    if final_only:
+        stored = np.arange(len(ids)) == np.flatnonzero(stored)[-1]
+        positions = positions[-1:]
+    stored_ids = [token for token, flag in zip(ids, stored, strict=True) if flag]
+    for token in stored_ids:
+        if token not in texts_of_id:
+            texts_of_id[token] = _token_text(tokenizer, token)
+    return TokenisedSentence(np.array(ids), stored, [texts_of_id[token] for token in stored_ids], positions)
 
 
 def _token_text(tokenizer: Any, token_id: int) -> str:

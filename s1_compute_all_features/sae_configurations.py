@@ -134,6 +134,42 @@ def read_sae_configurations(path: Path) -> SaeConfigurations:
         raise UserError(f"{path}: {key}: {problem}; compare with {GPT2_SMALL.name}") from None
 
 
+def select_saes(
+    configurations: SaeConfigurations,
+    layers: Sequence[int] | None = None,
+    max_l0: int | None = None,
+    nearest_l0: int | None = None,
+) -> SaeConfigurations:
+    """Part of a configuration.
+
+    Args:
+        configurations: the whole.
+        layers: keep the SAEs of these layers.
+        max_l0: keep the SAEs whose published l0 is at most this.
+        nearest_l0: of each layer keep the SAE whose published l0 is nearest to this, the sparser of two.
+
+    Raises:
+        UserError: no SAE is left.
+    """
+    kept = [sae for sae in configurations.saes if layers is None or sae.layer in layers]
+    if max_l0 is not None:
+        kept = [sae for sae in kept if sae.average_l0 is not None and sae.average_l0 <= max_l0]
+    if nearest_l0 is not None:
+        best: dict[int, SaeEntry] = {}
+        for sae in sorted(
+            kept, key=lambda sae: (abs((sae.average_l0 or 0) - nearest_l0), sae.average_l0 or 0)
+        ):
+            best.setdefault(sae.layer, sae)
+        kept = [sae for sae in kept if best[sae.layer] is sae]
+    if not kept:
+        smallest = min((sae.average_l0 or 0 for sae in configurations.saes), default=0)
+        raise UserError(
+            f"no SAE of the configuration is left by --layers, --max-l0 or --l0; it has the layers "
+            f"{sorted({sae.layer for sae in configurations.saes})} and l0 from {smallest} upwards"
+        )
+    return configurations.model_copy(update={"saes": tuple(kept)})
+
+
 def build_from_registry(release: str, model_id: str, width: str | None) -> SaeConfigurations:
     """The configuration of a release, from sae-lens's registry.
 

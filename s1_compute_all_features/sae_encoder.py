@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TOKENS_AT_ONCE = 1024
 BFLOAT16_UNIT = 2.0**-8
-"""Bound on the relative error u of rounding to bfloat16: 8 significant bits, so 2^-9 and a factor to spare."""
+"""Bound on the relative error u of rounding to bfloat16 (8 significant bits: 2^-9), a factor to spare."""
 
 FLOAT32_BAND = 2.0**-17
 """Half-width of the band around a threshold, relative to |x| |w|, in which float32 is not trusted.

@@ -12,7 +12,7 @@ from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
 from s0_dataset_generation.labelled_sentences import assign_split, read_labelled_sentences
 from s1_compute_all_features import extraction
 from s1_compute_all_features.extract_sae_features import main
-from s1_compute_all_features.extraction import plan_blocks
+from s1_compute_all_features.work_plan import plan_blocks
 from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore
 from s1_compute_all_features.language_model import load_language_model, tokenise
 from s1_compute_all_features.sae_configurations import GPT2_SMALL, read_sae_configurations

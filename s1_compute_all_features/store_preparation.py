@@ -1,0 +1,308 @@
+"""One input of a run: its sentences, its store's manifest, and what an earlier run left there."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline_common.errors import UserError
+from pipeline_common.files import check_way, make_way
+from pipeline_common.provenance import library_versions
+from s0_dataset_generation.labelled_sentences import (
+    LabelledSentences,
+    Split,
+    assign_split,
+    read_labelled_sentences,
+)
+from s1_compute_all_features.feature_store import (
+    MANIFEST,
+    SENTENCE_COLUMNS,
+    BlockWriter,
+    StoredSae,
+    read_manifest,
+    sae_as_json,
+    write_manifest,
+    write_sentences,
+)
+from s1_compute_all_features.language_model import LanguageModel, TokenisedSentence
+from s1_compute_all_features.sae_configurations import SaeConfigurations
+from s1_compute_all_features.sae_weights import LocatedSae, sae_width
+from s1_compute_all_features.work_plan import StoreTask, plan_blocks
+
+LIBRARIES = ("torch", "transformers", "sae-lens", "tokenizers", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What may happen to a store that is already there.
+
+    Attributes:
+        resume: go on with an unfinished store of equal settings.
+        extend: add SAEs or layers to a store, finished or not.
+        verify: check every file against its checksum first, and compute damaged ones again.
+        overwrite: delete it.
+    """
+
+    resume: bool = False
+    extend: bool = False
+    verify: bool = False
+    overwrite: bool = False
+
+    @property
+    def continues(self) -> bool:
+        """Whether an existing store is kept and completed."""
+        return self.resume or self.extend or self.verify
+
+
+@dataclass(frozen=True)
+class InputData:
+    """A labelled CSV, checked and split, and the manifest that stands at its output, if it is to be kept."""
+
+    data: LabelledSentences
+    split: Split
+    output: Path
+    stored: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class PreparedStore:
+    """A store that is ready to be filled.
+
+    Attributes:
+        source: where its sentences come from.
+        task: what has to be computed.
+        manifest: what the finished store will say of itself, but for the checksums.
+        complete: nothing has to be done.
+    """
+
+    source: InputData
+    task: StoreTask
+    manifest: dict[str, Any]
+    complete: bool
+
+
+def read_input(csv: Path, output: Path, limit: int | None, mode: Mode) -> InputData:
+    """Read and split a CSV, and look at what stands at its output.
+
+    Raises:
+        UserError: bad input, or something at the output that may not be replaced.
+    """
+    data = read_labelled_sentences(csv)
+    if limit is not None:
+        data = dataclasses.replace(
+            data,
+            sentences=data.sentences[:limit],
+            labels=data.labels[:limit],
+            further_columns={name: values[:limit] for name, values in data.further_columns.items()},
+        )
+        if len(set(data.labels.tolist())) < 2:
+            raise UserError(f"{csv}: the first {limit} sentences have one label only; raise --limit")
+    stored = read_manifest(output) if mode.continues and (output / MANIFEST).exists() else None
+    if stored is None:
+        if (output / MANIFEST).exists() and not mode.overwrite:
+            raise UserError(
+                f"{output}: already holds a feature store; add --resume to go on with it, --overwrite to "
+                "replace it, or choose another --output"
+            )
+        check_way(output, mode.overwrite, "feature store", MANIFEST)
+    return InputData(data, assign_split(data), output, stored)
+
+
+def stored_saes(saes: Sequence[LocatedSae], configurations: SaeConfigurations) -> list[StoredSae]:
+    """What a manifest says of the SAEs."""
+    return [
+        StoredSae(
+            name=located.entry.name,
+            layer=located.entry.layer,
+            average_l0=located.entry.average_l0,
+            d_sae=sae_width(located, configurations),
+            hook=located.entry.hook,
+            release=configurations.release,
+            sae_id=located.entry.sae_id,
+            neuronpedia_id=located.entry.neuronpedia_id,
+            fingerprint=located.fingerprint,
+        )
+        for located in saes
+    ]
+
+
+def prepare_store(
+    source: InputData,
+    sentences: Sequence[TokenisedSentence],
+    model: LanguageModel,
+    saes: Sequence[StoredSae],
+    layers: Sequence[int],
+    settings: dict[str, Any],
+    mode: Mode,
+) -> PreparedStore:
+    """Lay out a store's blocks and manifest, and hold them against the store that is there.
+
+    Args:
+        source: the input.
+        sentences: its tokenised sentences.
+        model: the language model.
+        saes: the SAEs of this run.
+        layers: hidden layers of this run.
+        settings: everything else that decides the bytes of the store; ``block_tokens`` and
+            ``hidden_states`` among it.
+        mode: what may happen to an existing store.
+
+    Raises:
+        UserError: the store was made with other data or settings; the message names the difference.
+    """
+    blocks = plan_blocks([len(sentence.texts) for sentence in sentences], settings["block_tokens"])
+    sae_entries = [sae_as_json(sae) for sae in saes]
+    if mode.extend and source.stored is not None:
+        sae_entries = _union(source.stored["saes"], sae_entries)
+        layers = sorted({*source.stored["layers"], *layers})
+    task = StoreTask(
+        folder=source.output,
+        sentences=sentences,
+        blocks=blocks,
+        layers=layers,
+        sae_names=[entry["name"] for entry in sae_entries],
+        hidden_states=settings["hidden_states"],
+    )
+    manifest = {
+        "complete": False,
+        "model": model.description,
+        "saes": sae_entries,
+        "layers": list(layers),
+        "hidden_states": settings["hidden_states"],
+        "input": {"file": source.data.path.name, "sha256": source.data.sha256},
+        "split": {
+            "held_out": int(source.split.held_out.sum()),
+            "seed": source.split.seed,
+            "large_groups": [list(group) for group in source.split.large_groups],
+        },
+        "settings": {name: value for name, value in settings.items() if name != "hidden_states"},
+        "n_sentences": len(sentences),
+        "n_tokens": sum(len(sentence.texts) for sentence in sentences),
+        "libraries": library_versions(LIBRARIES),
+        "blocks": [
+            {"n_sentences": len(block), "n_tokens": task.n_tokens(number)}
+            for number, block in enumerate(blocks)
+        ],
+    }
+    complete = False
+    if source.stored is not None:
+        _refuse_difference(source.stored, manifest, source.output, mode.extend)
+        damaged = _remove_damaged(task) if mode.verify else []
+        grows = len(source.stored["saes"]) < len(sae_entries) or source.stored["layers"] != list(layers)
+        complete = bool(source.stored["complete"]) and not damaged and not grows
+    return PreparedStore(source, task, manifest, complete)
+
+
+def start_store(store: PreparedStore, overwrite: bool) -> None:
+    """Write what a store begins with: its sentences, and a manifest that says it is not complete."""
+    if store.source.stored is None:
+        make_way(store.task.folder, overwrite, "feature store", MANIFEST)
+    for path in store.task.folder.glob("**/.*.tmp*"):
+        path.unlink()  # what a killed run left half-written
+    data, split = store.source.data, store.source.split
+    columns: dict[str, Sequence[object]] = {
+        "sentence_index": range(len(data.sentences)),
+        "sentence": data.sentences,
+        "concept_strength_label": data.labels.tolist(),
+        "split": ["test" if held_out else "train" for held_out in split.held_out],
+        "group": split.groups.tolist(),
+        "n_tokens": [len(sentence.texts) for sentence in store.task.sentences],
+    }
+    for name, values in data.further_columns.items():
+        columns[f"input_{name}" if name in SENTENCE_COLUMNS else name] = values
+    write_sentences(store.task.folder, columns)
+    write_manifest(store.task.folder, store.manifest)
+
+
+def finish_store(store: PreparedStore) -> None:
+    """Close every block and write the manifest that says the store is complete."""
+    blocks = []
+    for number, block in enumerate(store.manifest["blocks"]):
+        writer = BlockWriter(store.task.folder, number)
+        missing = writer.missing(store.task.file_names)
+        if missing:
+            raise UserError(
+                f"{writer.folder / missing[0]}: missing; an SAE or layer that the store should hold is "
+                "not in "
+                "this run's configuration; run with the configuration that has it"
+            )
+        blocks.append({**block, "sha256": writer.close(store.task.file_names)})
+    write_manifest(store.task.folder, {**store.manifest, "complete": True, "blocks": blocks})
+
+
+def bytes_to_write(store: PreparedStore, saes: Sequence[LocatedSae]) -> int:
+    """About how many bytes a store will hold: float16 states and 6 bytes per active latent."""
+    tokens, sentences = store.manifest["n_tokens"], store.manifest["n_sentences"]
+    vectors = {"all": tokens, "pooled": 4 * sentences, "none": 0}[store.manifest["hidden_states"]]
+    dense = vectors * (len(store.task.layers) + 1) * store.manifest["model"]["d_model"] * 2
+    sparse = sum(tokens * (located.entry.average_l0 or 100) * 6 for located in saes)
+    return dense + sparse
+
+
+def check_room(stores: Sequence[PreparedStore], n_bytes: int) -> int:
+    """Free bytes where the stores go.
+
+    Raises:
+        UserError: less than what is to be written.
+    """
+    folder = stores[0].task.folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise UserError(
+            f"{stores[0].task.folder}: about {n_bytes / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free; "
+            "make room, choose another --output, or store less (--hidden-states pooled, --tokens final)"
+        )
+    return free
+
+
+def differences(stored: Any, wanted: Any, at: str = "") -> Iterator[str]:
+    """Where two manifests differ, e.g. ``settings.block_tokens: the store has 4096, this run 8192``."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for key in {**stored, **wanted}:
+            yield from differences(stored.get(key), wanted.get(key), f"{at}.{key}" if at else key)
+    elif isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
+        for index, (one, other) in enumerate(zip(stored, wanted, strict=True)):
+            yield from differences(one, other, f"{at}[{index}]")
+    elif stored != wanted:
+        lists = isinstance(stored, list) and isinstance(wanted, list)
+        have, want = (len(stored), len(wanted)) if lists else (stored, wanted)
+        yield f"{at}: the store has {have}{' entries' if lists else ''}, this run {want}"
+
+
+def _refuse_difference(stored: dict[str, Any], wanted: dict[str, Any], output: Path, extend: bool) -> None:
+    ignored = {"format", "format_version", "complete", "blocks", *(("saes", "layers") if extend else ())}
+    first = next(
+        differences(
+            {key: value for key, value in stored.items() if key not in ignored},
+            {key: value for key, value in wanted.items() if key not in ignored},
+        ),
+        None,
+    )
+    if first is not None:
+        raise UserError(
+            f"{output}: cannot go on with this store: {first}; use equal settings, --overwrite, or another "
+            "--output"
+        )
+
+
+def _union(stored: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stored SAEs and the new ones; an SAE of both must be the same one."""
+    by_name = {entry["name"]: entry for entry in stored}
+    for entry in wanted:
+        known = by_name.setdefault(entry["name"], entry)
+        first = next(differences(known, entry, f"SAE {entry['name']}"), None)
+        if first is not None:
+            raise UserError(f"cannot extend: {first}; an SAE of this name but of other weights is stored")
+    return list(by_name.values())
+
+
+def _remove_damaged(task: StoreTask) -> list[str]:
+    damaged = []
+    for block in range(len(task.blocks)):
+        writer = BlockWriter(task.folder, block)
+        damaged += [f"{writer.folder.name}/{name}" for name in writer.remove_damaged()]
+    return damaged
