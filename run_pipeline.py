@@ -5,6 +5,7 @@ Calls the scripts that a user would call, and prints each command before it runs
 
 import argparse
 import hashlib
+import json
 import os
 import shlex
 import subprocess
@@ -108,7 +109,8 @@ def data_stage(paths: Paths, trait: str | None) -> Stage:
     inputs = [paths.csv]
     seeds = S0 / "initial_hendrycks_data" / f"{paths.csv.stem}.csv"
     if trait is not None and not paths.csv.exists():
-        commands.insert(0, ["expand_dataset.py", "--trait", trait, "--seed-file", os.path.relpath(seeds, S0)])
+        generate = ["expand_dataset.py", "--trait", trait, "--seed-file", os.path.relpath(seeds, S0)]
+        commands.insert(0, [*generate, "--output-name", paths.csv.stem])
         inputs = [seeds]
     return Stage("s0", S0, commands, inputs, [paths.csv, S0 / "audits" / f"{paths.csv.stem}_audit.json"])
 
@@ -174,7 +176,7 @@ def training_stage(paths: Paths) -> Stage:
         if not (folder / "config.yaml").exists():
             shipped = S5 / name / "working" / "config.yaml"
             write_text(folder / "config.yaml", shipped.read_text(encoding="utf-8"))
-        write_text(folder / "dataset.config", f"dataset: {os.path.relpath(dataset, folder)}\n")
+        write_text(folder / "dataset.config", f"dataset: {json.dumps(os.path.relpath(dataset, folder))}\n")
     folders = [os.path.relpath(experiment, S5) for experiment in paths.experiments]
     commands = [["framework/train.py", *folders], ["framework/compare.py", *folders]]
     configs = [folder / "config.yaml" for folder in working]
@@ -211,22 +213,26 @@ def run_stage(stage: Stage, state_file: Path) -> None:
         UserError: a command failed; its own message stands above.
     """
     state = read_json(state_file, "pipeline state") if state_file.exists() else {}
-    before = state.get(stage.name)
+    before = state.get(stage.name, {})
     record = record_of(stage)
-    if before is not None and before.get("outputs"):
-        unchanged = {key: before[key] for key in record} == record
-        if unchanged and before["outputs"] == digests(stage.outputs):
-            print(f"{stage.name}: complete and current, skipped", flush=True)
-            return
-    state[stage.name] = record
-    write_json(state_file, state)
+    unchanged = {key: before.get(key) for key in record} == record
+    finished = before.get("outputs") or before.get("replaces")
+    as_finished = finished == digests(stage.outputs)
+    if unchanged and as_finished and "outputs" in before:
+        print(f"{stage.name}: complete and current, skipped", flush=True)
+        return
+    if before or not any(path.exists() for path in stage.outputs):
+        # Not recorded otherwise: what somebody else made must be refused again next time.
+        state[stage.name] = {**record, "replaces": finished}
+        write_json(state_file, state)
     watch = Stopwatch()
-    finished_before = before is not None and "outputs" in before
+    # A rerun that was stopped before it replaced the finished output finds it as it was.
+    resume = not before or (unchanged and not as_finished)
     for command in stage.commands:
         extra = []
         if stage.resumes:
-            extra = ["--overwrite"] if finished_before else ["--resume"]
-        elif before is not None and "--output" in command:
+            extra = ["--resume"] if resume else ["--overwrite"]
+        elif before and "--output" in command:
             extra = ["--overwrite"]
         call(stage.folder, [*command, *extra])
     missing = [path for path in stage.outputs if not path.is_file()]
@@ -318,20 +324,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the pipeline; exit code 0 done, 1 a stage failed, 2 wrong usage."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.name is not None and (not arguments.name or Path(arguments.name).name != arguments.name):
+    if arguments.name is not None and (
+        arguments.name in ("", "..") or Path(arguments.name).name != arguments.name
+    ):
         parser.error(f"--name {arguments.name!r}: expected a name without slashes")
     if not arguments.config.is_file():
         raise UserError(f"{arguments.config}: no such file; expected an SAE configuration file")
     trait = None if arguments.trait is None else arguments.trait.lower().replace(" ", "_")
     csv = arguments.input.resolve() if trait is None else S0 / "expanded_data" / f"{trait}.csv"
     seeds = S0 / "initial_hendrycks_data" / csv.name
-    if not csv.exists() and (trait is None or not seeds.exists()):
+    if not csv.is_file() and (trait is None or not seeds.exists()):
         raise UserError(f"{csv}: no such file" + (f", and no seeds at {seeds}" if trait else ""))
     config = arguments.config.resolve()
     paths = Paths.of(csv, config, arguments.name or default_name(csv, config))
     watch = Stopwatch()
     stages: list[Callable[[], Stage]] = [
-        lambda: data_stage(paths, trait),
+        lambda: data_stage(paths, arguments.trait),
         lambda: extraction_stage(paths),
         lambda: ranking_stage(paths),
         lambda: plotting_stage(paths),

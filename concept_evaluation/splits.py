@@ -1,5 +1,6 @@
 """Splits that keep look-alike sentences on one side."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -108,7 +109,10 @@ def group_folds(
     # change which groups stay together, only the stratification that cannot be had.
     _, counts = np.unique(labels, return_counts=True)
     stratify = labels if counts.max() >= n_folds else np.zeros_like(labels)
-    yield from splitter.split(np.zeros(len(labels)), stratify, groups)
+    with warnings.catch_warnings():  # of a label with fewer members than folds: it goes where it can
+        warnings.filterwarnings("ignore", message="The least populated class")
+        folds = list(splitter.split(np.zeros(len(labels)), stratify, groups))
+    yield from folds
 
 
 def train_test_split_by_group(labels: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:

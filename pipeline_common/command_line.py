@@ -2,9 +2,11 @@
 
 import argparse
 import logging
+import os
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 Number = TypeVar("Number", int, float)
@@ -16,6 +18,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False:
             return action.help
+        if isinstance(action.default, Path):
+            return f"{action.help} (default: {os.path.relpath(action.default)})".replace("%", "%%")
         return super()._get_help_string(action)
 
 

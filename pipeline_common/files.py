@@ -18,6 +18,34 @@ from pipeline_common.errors import UserError
 
 
 @contextlib.contextmanager
+def atomic_folder(path: Path, overwrite: bool, what: str, marker: str) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` that takes its place when the block ends without error.
+
+    Args:
+        path: the folder to make.
+        overwrite: the user asked for the replacement of one that is there.
+        what: what it holds, for the message.
+        marker: the file that shows a folder to be one of ours (`check_way`).
+
+    Raises:
+        UserError: something stands at ``path`` and may not be replaced, or the folder cannot be made.
+    """
+    path = path.resolve()
+    check_way(path, overwrite, what, marker)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --output") from None
+    try:
+        yield temporary
+        make_way(path, overwrite, what, marker)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that takes its name when the block ends without error.
 
@@ -61,10 +89,10 @@ def read_json(path: Path, what: str) -> Any:
         UserError: the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a {what}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a {what}: {error}") from None
     except json.JSONDecodeError as error:
         raise UserError(
@@ -116,6 +144,8 @@ def read_csv(path: Path, what: str) -> tuple[list[str], list[tuple[int, list[str
         twice = sorted({name for name in header if header.count(name) > 1})
         raise UserError(f"{path}: column {twice[0]!r} stands twice in the header; rename one")
     for line, cells in rows:
+        if any("\0" in cell for cell in cells):
+            raise UserError(f"{path}: line {line}: holds a NUL byte; save the {what} as UTF-8 text")
         if len(cells) != len(header):
             raise UserError(
                 f"{path}: line {line}: {len(cells)} cells where the header has {len(header)}; "
@@ -127,7 +157,8 @@ def read_csv(path: Path, what: str) -> tuple[list[str], list[tuple[int, list[str
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as an uncompressed NPZ, atomically; equal arrays give equal bytes."""
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, allow_pickle=False, **arrays)
+        in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        np.savez(handle, allow_pickle=False, **in_order)
 
 
 def read_npz(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
@@ -144,7 +175,7 @@ def read_npz(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarra
             return {name: archive[name] for name in names}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a {what}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+    except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged or not a {what} ({error}); make it again") from None
 
 
@@ -174,6 +205,8 @@ def check_way(path: Path, overwrite: bool, what: str, marker: str | None = None)
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
+    if marker is not None and path.is_file():
+        raise UserError(f"{path}: a file; expected a folder for the {what}; choose another --output")
     if path.is_dir() and (marker is None or not (path / marker).is_file()):
         raise UserError(f"{path}: a folder that holds something else than {what}; choose another --output")
     if not overwrite:
@@ -187,7 +220,7 @@ def make_way(path: Path, overwrite: bool, what: str, marker: str | None = None) 
         UserError: something stands there and may not be replaced.
     """
     check_way(path, overwrite, what, marker)
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

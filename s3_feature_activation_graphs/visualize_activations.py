@@ -1,12 +1,9 @@
 """Draw where in each sentence the best features fire, and sum it up."""
 
 import argparse
-import contextlib
 import logging
 import math
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,8 @@ from pipeline_common.command_line import (
     positive_int,
     settings_line,
 )
-from pipeline_common.errors import UserError, exit_codes
-from pipeline_common.files import check_way, make_way, write_json, write_text
+from pipeline_common.errors import exit_codes
+from pipeline_common.files import atomic_folder, check_way, write_json, write_text
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.ranked_features import read_results
 from s3_feature_activation_graphs import activation_summary
@@ -172,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     labels = check_labels(store, wanted)
     traces = load_traces(store, results, arguments.top_n, arguments.features or [])
     sentences = choose_sentences(traces, labels, arguments.max_sentences, arguments.sort_by)
-    with new_folder(output, arguments.overwrite) as folder:
+    with atomic_folder(output, arguments.overwrite, "plots", SUMMARY_JSON) as folder:
         files = draw(folder, traces, labels, sentences, arguments)
         settings = {
             "features": [feature.key for feature in traces.features],
@@ -184,22 +181,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     report(output, document)
     logger.info("wrote %d pictures and the summary in %.1f s", len(files), stopwatch.seconds)
     return 0
-
-
-@contextlib.contextmanager
-def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary sibling of ``output`` that takes its place when the block ends without error."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be made ({error.strerror}); choose another --output") from None
-    try:
-        yield temporary
-        make_way(output, overwrite, "plots", SUMMARY_JSON)
-        temporary.replace(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def draw(

@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from tests.fake_hub import small_tokenizer, tiny_gemma2, write_params
-
 
 @pytest.fixture(scope="session")
 def tiny_configuration(tmp_path_factory):
     """A configuration file whose model and SAEs lie in folders beside it."""
+    # Imported here: torch and transformers take seconds that tests of other stages need not spend.
+    from tests.fake_hub import small_tokenizer, tiny_gemma2, write_params
+
     folder = tmp_path_factory.mktemp("tiny")
     tiny_gemma2().save_pretrained(folder / "model")
     small_tokenizer().save_pretrained(folder / "model")

@@ -21,7 +21,6 @@ from s2_find_top_features.ranked_features import read_results
 from s3_feature_activation_graphs.visualize_activations import main as visualize
 from s4_classifier_data_prep.generate_datasets import main as generate_datasets
 from s5_classifier_training.framework.train import main as train
-from tests.fake_hub import write_fake_gemma, write_fake_gemma_scope
 from tests.fake_llm_server import fake_llm_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,8 +90,8 @@ def test_every_stage_reads_the_last_ones_files(labels, tiny_configuration, tmp_p
 
 
 def test_the_readme_shows_the_quick_start_word_by_word():
-    blocks = re.findall(r"```(?:bash|sh)?\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert QUICK_START in blocks
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert QUICK_START in re.findall(r"```(?:bash|sh)?\n(.*?)```", readme, re.DOTALL)
 
 
 def copy_of_the_project(folder: Path) -> Path:
@@ -114,7 +113,9 @@ def environment_of_a_user(folder: Path, project: Path, **more: str) -> dict[str,
     """An environment in which ``uv run`` is this Python and the project is the copy."""
     (folder / "bin").mkdir()
     shim = folder / "bin" / "uv"
-    shim.write_text(f'#!/bin/sh\n[ "$1 $2" = "run python" ] || exit 64\nshift 2\nexec "{sys.executable}" "$@"\n')
+    shim.write_text(
+        f'#!/bin/sh\n[ "$1 $2" = "run python" ] || exit 64\nshift 2\nexec "{sys.executable}" "$@"\n'
+    )
     shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
     return {
         **os.environ,
@@ -132,6 +133,8 @@ def in_shell(line: str, project: Path, environment: dict[str, str]) -> subproces
 @pytest.mark.slow
 def test_the_quick_start_runs_word_by_word(tmp_path):
     """Against a tiny random Gemma-2 and 135 random SAEs under the real ids, and a loopback LLM."""
+    from tests.fake_hub import write_fake_gemma, write_fake_gemma_scope
+
     project = copy_of_the_project(tmp_path / "project")
     write_fake_gemma(tmp_path / "hub")
     write_fake_gemma_scope(tmp_path / "hub", read_sae_configurations(GEMMA_SCOPE))

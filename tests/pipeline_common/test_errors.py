@@ -1,0 +1,101 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline_common.errors import UserError, exit_codes
+
+
+@pytest.mark.parametrize("code", [0, 1, 7])
+def test_the_code_of_main_is_kept(code):
+    @exit_codes
+    def main(argv=None):
+        return code
+
+    assert main([]) == code
+
+
+def test_main_gets_the_arguments_and_keeps_its_name():
+    @exit_codes
+    def main(argv=None):
+        """Say how many."""
+        return len(argv) if argv is not None else 100
+
+    assert main(["a", "b"]) == 2
+    assert main() == 100
+    assert (main.__name__, main.__doc__) == ("main", "Say how many.")
+
+
+def test_a_user_error_is_one_line_on_stderr_and_exit_1(capsys):
+    @exit_codes
+    def main(argv=None):
+        print("so far")
+        raise UserError("a.csv: line 3:\n   expected 0-3,\tfound 7")
+
+    assert main([]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "error: a.csv: line 3: expected 0-3, found 7\n"
+    assert captured.out == "so far\n"
+
+
+def test_ctrl_c_is_exit_130_and_says_how_to_go_on(capsys):
+    @exit_codes
+    def main(argv=None):
+        raise KeyboardInterrupt
+
+    assert main([]) == 130
+    assert capsys.readouterr().err == "interrupted: what was complete is kept; run the same command again\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), SystemExit(2), OSError("disk")])
+def test_defects_and_usage_errors_pass_through(error):
+    @exit_codes
+    def main(argv=None):
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        main([])
+    assert raised.value is error
+
+
+PRINTER = """
+from pipeline_common.errors import exit_codes
+
+@exit_codes
+def main(argv=None):
+    for line in range(1_000_000):
+        print(line)
+    return 0
+
+raise SystemExit(main())
+"""
+
+
+def test_a_reader_that_goes_away_ends_the_script_quietly(tmp_path):
+    (tmp_path / "printer.py").write_text(PRINTER)
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "printer.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout.readline() == "0\n"
+        run.stdout.close()  # as head -1 does
+        assert run.stderr.read() == ""
+    assert run.returncode == 0
+
+
+def test_in_a_shell_pipe_too(tmp_path):
+    (tmp_path / "printer.py").write_text(PRINTER)
+    command = f"'{sys.executable}' printer.py | head -1"
+    run = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "0\n", "")
+
+
+def test_output_that_fails_only_when_flushed_is_quiet_too(tmp_path):
+    (tmp_path / "printer.py").write_text(PRINTER.replace("1_000_000", "3"))
+    command = f"(sleep 0.5; '{sys.executable}' printer.py; echo $? >&2) | true"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    run = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=buffered)
+    assert run.stderr == "0\n"
