@@ -9,25 +9,15 @@ A file that carries its final name is complete: every write is a temporary sibli
 `checksums.json` closes a block, ``"complete": true`` in the manifest closes the store. NumPy only.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline_common.errors import UserError
-from pipeline_common.files import (
-    read_csv,
-    read_json,
-    read_npz,
-    sha256_of_file,
-    write_csv,
-    write_json,
-    write_npz,
-)
+from pipeline_common.files import read_csv, read_npz, sha256_of_file
+from s1_compute_all_features.block_writer import BlockWriter
 from s1_compute_all_features.pooling import (
     POOLINGS,
     SparseActivations,
@@ -36,248 +26,50 @@ from s1_compute_all_features.pooling import (
     pool_dense,
     pool_sparse,
 )
+from s1_compute_all_features.store_layout import (
+    EMBEDDINGS,
+    FORMAT_VERSION,
+    HIDDEN_STATES,
+    MANIFEST,
+    SENTENCE_COLUMNS,
+    SENTENCES,
+    TOKEN_ARRAYS,
+    StoredSae,
+    TokenTable,
+    block_file_names,
+    block_folder,
+    hidden_file_name,
+    input_layer_of,
+    pooled_name,
+    read_manifest,
+    sae_as_json,
+    sae_file_name,
+    write_manifest,
+    write_sentences,
+)
 
 __all__ = [
     "EMBEDDINGS",
     "FORMAT_VERSION",
+    "HIDDEN_STATES",
+    "MANIFEST",
     "POOLINGS",
+    "SENTENCE_COLUMNS",
     "BlockWriter",
     "FeatureStore",
     "SparseActivations",
     "StoredSae",
     "TokenTable",
+    "block_file_names",
+    "hidden_file_name",
+    "input_layer_of",
     "is_content",
-    "pool_dense",
+    "read_manifest",
+    "sae_as_json",
+    "sae_file_name",
+    "write_manifest",
+    "write_sentences",
 ]
-
-FORMAT = "feature_store"
-FORMAT_VERSION = 1
-EMBEDDINGS = "embeddings"
-HIDDEN_STATES = ("all", "pooled", "none")
-MANIFEST = "manifest.json"
-SENTENCES = "sentences.csv"
-CHECKSUMS = "checksums.json"
-SENTENCE_COLUMNS = ("sentence_index", "sentence", "concept_strength_label", "split", "group", "n_tokens")
-TOKEN_ARRAYS = ("token_id", "sentence_index", "position", "is_final", "text")
-
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
-
-
-@dataclass(frozen=True)
-class StoredSae:
-    """One SAE whose activations a store holds.
-
-    Attributes:
-        name: unique in the store, used in file names.
-        layer: the layer that its publisher counts it to.
-        average_l0: published mean number of active latents per token; None where none is published.
-        d_sae: number of features.
-        hook: the site that it reads, as TransformerLens names it.
-        release: sae-lens release, empty for a local SAE.
-        sae_id: its id within the release.
-        neuronpedia_id: e.g. ``gemma-2-2b/12-gemmascope-res-16k``; empty where Neuronpedia has no page.
-        fingerprint: of the weights that were used: a hub revision or a digest of the local file.
-    """
-
-    name: str
-    layer: int
-    average_l0: int | None
-    d_sae: int
-    hook: str
-    release: str
-    sae_id: str
-    neuronpedia_id: str
-    fingerprint: str
-
-    @property
-    def input_layer(self) -> int:
-        """The stored hidden layer that it reads; -1 for the input of block 0, which is not stored."""
-        return input_layer_of(self.hook)
-
-
-@dataclass(frozen=True)
-class TokenTable:
-    """The stored tokens, in sentence order.
-
-    Attributes:
-        token_id: int32 [n_tokens].
-        sentence_index: int32 [n_tokens].
-        position: int32 [n_tokens], 0 for a sentence's first stored token.
-        is_final: bool [n_tokens], True for a sentence's last stored token.
-        text: str [n_tokens], the token as text, its leading space included.
-    """
-
-    token_id: np.ndarray
-    sentence_index: np.ndarray
-    position: np.ndarray
-    is_final: np.ndarray
-    text: np.ndarray
-
-
-def input_layer_of(hook: str) -> int:
-    """The block after which a residual-stream hook reads; -1 for the input of block 0.
-
-    >>> input_layer_of("blocks.5.hook_resid_post"), input_layer_of("blocks.5.hook_resid_pre")
-    (5, 4)
-
-    Raises:
-        ValueError: another kind of hook.
-    """
-    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", hook)
-    if match is None:
-        raise ValueError(f"hook {hook!r} is not a residual-stream hook; SAEs of other sites cannot be run")
-    return int(match[1]) - (match[2] == "pre")
-
-
-def block_folder(store: Path, block: int) -> Path:
-    """Folder of a block, e.g. ``block_0003``."""
-    return store / f"block_{block:04d}"
-
-
-def hidden_file_name(layer: int | str) -> str:
-    """File name of a layer's hidden states, or of the embeddings."""
-    return f"{EMBEDDINGS}.npz" if layer == EMBEDDINGS else f"hidden_layer_{layer:02d}.npz"
-
-
-def sae_file_name(name: str) -> str:
-    """File name of an SAE's activations."""
-    return f"sae_{name}.npz"
-
-
-def block_file_names(
-    layers: Iterable[int], sae_names: Iterable[str], hidden_states: str = "all"
-) -> list[str]:
-    """Every file of a complete block but its checksums.
-
-    Args:
-        layers: whose hidden states are stored.
-        sae_names: whose activations are stored.
-        hidden_states: one of `HIDDEN_STATES`; ``none`` leaves embeddings and layers out.
-    """
-    states = [hidden_file_name(EMBEDDINGS), *(hidden_file_name(layer) for layer in layers)]
-    if hidden_states == "none":
-        states = []
-    return ["tokens.npz", *states, *(sae_file_name(name) for name in sae_names)]
-
-
-class BlockWriter:
-    """Writes one block, file by file, each of them atomically."""
-
-    def __init__(self, store: Path, block: int) -> None:
-        self.folder = block_folder(store, block)
-
-    def missing(self, names: Sequence[str]) -> list[str]:
-        """Which of the named files are not there yet."""
-        return [name for name in names if not (self.folder / name).exists()]
-
-    def remove_damaged(self) -> list[str]:
-        """Delete every file whose checksum is not the recorded one; returns their names."""
-        recorded = self._checksums()
-        damaged = [
-            name
-            for name, checksum in recorded.items()
-            if not (self.folder / name).is_file() or sha256_of_file(self.folder / name) != checksum
-        ]
-        for name in damaged:
-            (self.folder / name).unlink(missing_ok=True)
-            del recorded[name]
-        if damaged:
-            write_json(self.folder / CHECKSUMS, recorded)
-        return damaged
-
-    def _checksums(self) -> dict[str, str]:
-        path = self.folder / CHECKSUMS
-        recorded: dict[str, str] = read_json(path, "list of checksums") if path.exists() else {}
-        return recorded
-
-    def write_tokens(self, tokens: TokenTable) -> None:
-        """Write the block's tokens; sentence_index counts over the whole store."""
-        write_npz(self.folder / "tokens.npz", {name: getattr(tokens, name) for name in TOKEN_ARRAYS})
-
-    def write_states(self, layer: int | str, states: np.ndarray) -> None:
-        """Write a layer's hidden states (or the embeddings), float [n_tokens, d_model].
-
-        Stored as float16, as float32 where a value would overflow.
-        """
-        largest = float(np.abs(states).max(initial=0.0))
-        dtype = np.float16 if largest <= _FLOAT16_MAX else np.float32
-        write_npz(self.folder / hidden_file_name(layer), {"states": states.astype(dtype)})
-
-    def write_pooled_states(
-        self, layer: int | str, states: np.ndarray, starts: np.ndarray, content: np.ndarray
-    ) -> None:
-        """Write one vector per sentence under each of `POOLINGS` instead of one per token.
-
-        Args:
-            layer: the layer, or `EMBEDDINGS`.
-            states: float32 [n_tokens, d_model].
-            starts: int64 [n_sentences + 1], token ranges of the block's sentences.
-            content: bool [n_tokens], from `is_content`.
-        """
-        arrays = {}
-        for pooling in POOLINGS:
-            pooled = pool_dense(states, starts, content, pooling)
-            overflows = np.abs(pooled).max(initial=0.0) > _FLOAT16_MAX
-            arrays[_pooled_name(pooling)] = pooled.astype(np.float32 if overflows else np.float16)
-        write_npz(self.folder / hidden_file_name(layer), arrays)
-
-    def write_activations(self, name: str, activations: SparseActivations) -> None:
-        """Write an SAE's activations of the block's tokens."""
-        write_npz(
-            self.folder / sae_file_name(name),
-            {
-                "data": activations.data,
-                "indices": activations.indices,
-                "indptr": activations.indptr,
-                "shape": np.array(activations.shape, dtype=np.int64),
-            },
-        )
-
-    def close(self, names: Sequence[str]) -> str:
-        """Write the checksums of the named files and return the digest of that list."""
-        recorded = self._checksums()
-        if list(recorded) != list(names):
-            write_json(
-                self.folder / CHECKSUMS,
-                {name: recorded.get(name) or sha256_of_file(self.folder / name) for name in names},
-            )
-        return sha256_of_file(self.folder / CHECKSUMS)
-
-
-def write_sentences(store: Path, columns: Mapping[str, Sequence[object]]) -> None:
-    """Write ``sentences.csv``: `SENTENCE_COLUMNS` first, then further columns, one value a sentence.
-
-    A further column that bears one of the store's own names is kept as ``input_NAME``.
-    """
-    write_csv(store / SENTENCES, list(columns), zip(*columns.values(), strict=True))
-
-
-def write_manifest(store: Path, content: Mapping[str, Any]) -> None:
-    """Write ``manifest.json`` with the format's name and version in front."""
-    write_json(store / MANIFEST, {"format": FORMAT, "format_version": FORMAT_VERSION, **content})
-
-
-def read_manifest(store: Path) -> dict[str, Any]:
-    """The manifest of a store, complete or not.
-
-    Raises:
-        UserError: the folder is not a feature store, or one of another format version.
-    """
-    if not store.is_dir():
-        raise UserError(f"{store}: no such folder; expected a feature store made by extract_sae_features.py")
-    if not (store / MANIFEST).is_file():
-        raise UserError(
-            f"{store}: not a feature store ({MANIFEST} is missing); make one with extract_sae_features.py"
-        )
-    manifest = read_json(store / MANIFEST, "feature store manifest")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(f"{store / MANIFEST}: not the manifest of a feature store")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{store}: feature store format {manifest.get('format_version')}, this program reads format "
-            f"{FORMAT_VERSION}; make the store again with extract_sae_features.py"
-        )
-    return manifest
 
 
 class FeatureStore:
@@ -443,7 +235,7 @@ class FeatureStore:
         """
         if self.hidden_states_stored == "pooled":
             self._check_layer(layer)
-            name, array = hidden_file_name(layer), _pooled_name(pooling)
+            name, array = hidden_file_name(layer), pooled_name(pooling)
             blocks = range(len(self._blocks))
             return np.concatenate([self._read(block, name, (array,))[array] for block in blocks]).astype(
                 np.float32
@@ -504,15 +296,6 @@ class FeatureStore:
 
     def _read(self, block: int, name: str, arrays: Sequence[str]) -> dict[str, np.ndarray]:
         return read_npz(block_folder(self.path, block) / name, arrays, "feature store file")
-
-
-def _pooled_name(pooling: str) -> str:
-    return f"pooled_{pooling.replace('-', '_')}"
-
-
-def sae_as_json(sae: StoredSae) -> dict[str, Any]:
-    """A manifest entry; `StoredSae` takes it back by keyword."""
-    return asdict(sae)
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -112,9 +112,9 @@ class Killed(BaseException):
 def test_a_run_that_was_cut_resumes_to_the_same_bytes(
     store, labelled_csv, tiny_configuration, tmp_path, monkeypatch, writes
 ):
-    from s1_compute_all_features import feature_store
+    from s1_compute_all_features import block_writer
 
-    original, calls = feature_store.write_npz, []
+    original, calls = block_writer.write_npz, []
 
     def counted(path, arrays):
         if len(calls) == writes:
@@ -126,7 +126,7 @@ def test_a_run_that_was_cut_resumes_to_the_same_bytes(
 
     again = arguments(labelled_csv, tmp_path / "cut", tiny_configuration, "--resume")
     with monkeypatch.context() as patch:
-        patch.setattr(feature_store, "write_npz", counted)
+        patch.setattr(block_writer, "write_npz", counted)
         with pytest.raises(Killed):
             main(again)
     written = {path: path.stat().st_mtime_ns for path in calls}

@@ -1,0 +1,104 @@
+"""Writes the blocks of a feature store, file by file, each of them atomically (NumPy only)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline_common.files import read_json, sha256_of_file, write_json, write_npz
+from s1_compute_all_features.pooling import POOLINGS, SparseActivations, pool_dense
+from s1_compute_all_features.store_layout import (
+    CHECKSUMS,
+    TOKEN_ARRAYS,
+    TokenTable,
+    block_folder,
+    hidden_file_name,
+    pooled_name,
+    sae_file_name,
+)
+
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+class BlockWriter:
+    """Writes one block, file by file, each of them atomically."""
+
+    def __init__(self, store: Path, block: int) -> None:
+        self.folder = block_folder(store, block)
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Which of the named files are not there yet."""
+        return [name for name in names if not (self.folder / name).exists()]
+
+    def remove_damaged(self) -> list[str]:
+        """Delete every file whose checksum is not the recorded one; returns their names."""
+        recorded = self._checksums()
+        damaged = [
+            name
+            for name, checksum in recorded.items()
+            if not (self.folder / name).is_file() or sha256_of_file(self.folder / name) != checksum
+        ]
+        for name in damaged:
+            (self.folder / name).unlink(missing_ok=True)
+            del recorded[name]
+        if damaged:
+            write_json(self.folder / CHECKSUMS, recorded)
+        return damaged
+
+    def _checksums(self) -> dict[str, str]:
+        path = self.folder / CHECKSUMS
+        recorded: dict[str, str] = read_json(path, "list of checksums") if path.exists() else {}
+        return recorded
+
+    def write_tokens(self, tokens: TokenTable) -> None:
+        """Write the block's tokens; sentence_index counts over the whole store."""
+        write_npz(self.folder / "tokens.npz", {name: getattr(tokens, name) for name in TOKEN_ARRAYS})
+
+    def write_states(self, layer: int | str, states: np.ndarray) -> None:
+        """Write a layer's hidden states (or the embeddings), float [n_tokens, d_model].
+
+        Stored as float16, as float32 where a value would overflow.
+        """
+        largest = float(np.abs(states).max(initial=0.0))
+        dtype = np.float16 if largest <= _FLOAT16_MAX else np.float32
+        write_npz(self.folder / hidden_file_name(layer), {"states": states.astype(dtype)})
+
+    def write_pooled_states(
+        self, layer: int | str, states: np.ndarray, starts: np.ndarray, content: np.ndarray
+    ) -> None:
+        """Write one vector per sentence under each of `POOLINGS` instead of one per token.
+
+        Args:
+            layer: the layer, or `EMBEDDINGS`.
+            states: float32 [n_tokens, d_model].
+            starts: int64 [n_sentences + 1], token ranges of the block's sentences.
+            content: bool [n_tokens], from `is_content`.
+        """
+        arrays = {}
+        for pooling in POOLINGS:
+            pooled = pool_dense(states, starts, content, pooling)
+            overflows = np.abs(pooled).max(initial=0.0) > _FLOAT16_MAX
+            arrays[pooled_name(pooling)] = pooled.astype(np.float32 if overflows else np.float16)
+        write_npz(self.folder / hidden_file_name(layer), arrays)
+
+    def write_activations(self, name: str, activations: SparseActivations) -> None:
+        """Write an SAE's activations of the block's tokens."""
+        write_npz(
+            self.folder / sae_file_name(name),
+            {
+                "data": activations.data,
+                "indices": activations.indices,
+                "indptr": activations.indptr,
+                "shape": np.array(activations.shape, dtype=np.int64),
+            },
+        )
+
+    def close(self, names: Sequence[str]) -> str:
+        """Write the checksums of the named files and return the digest of that list."""
+        recorded = self._checksums()
+        if list(recorded) != list(names):
+            write_json(
+                self.folder / CHECKSUMS,
+                {name: recorded.get(name) or sha256_of_file(self.folder / name) for name in names},
+            )
+        return sha256_of_file(self.folder / CHECKSUMS)

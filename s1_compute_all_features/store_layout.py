@@ -1,0 +1,168 @@
+"""What a feature store consists of: files, their names, the manifest, and who is in it.
+
+Part of feature_store.py, through which the other stages import it. NumPy only.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline_common.errors import UserError
+from pipeline_common.files import read_json, write_csv, write_json
+
+FORMAT = "feature_store"
+FORMAT_VERSION = 1
+EMBEDDINGS = "embeddings"
+HIDDEN_STATES = ("all", "pooled", "none")
+MANIFEST = "manifest.json"
+SENTENCES = "sentences.csv"
+CHECKSUMS = "checksums.json"
+SENTENCE_COLUMNS = ("sentence_index", "sentence", "concept_strength_label", "split", "group", "n_tokens")
+TOKEN_ARRAYS = ("token_id", "sentence_index", "position", "is_final", "text")
+
+
+@dataclass(frozen=True)
+class StoredSae:
+    """One SAE whose activations a store holds.
+
+    Attributes:
+        name: unique in the store, used in file names.
+        layer: the layer that its publisher counts it to.
+        average_l0: published mean number of active latents per token; None where none is published.
+        d_sae: number of features.
+        hook: the site that it reads, as TransformerLens names it.
+        release: sae-lens release, empty for a local SAE.
+        sae_id: its id within the release.
+        neuronpedia_id: e.g. ``gemma-2-2b/12-gemmascope-res-16k``; empty where Neuronpedia has no page.
+        fingerprint: of the weights that were used: a hub revision or a digest of the local file.
+    """
+
+    name: str
+    layer: int
+    average_l0: int | None
+    d_sae: int
+    hook: str
+    release: str
+    sae_id: str
+    neuronpedia_id: str
+    fingerprint: str
+
+    @property
+    def input_layer(self) -> int:
+        """The stored hidden layer that it reads; -1 for the input of block 0, which is not stored."""
+        return input_layer_of(self.hook)
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """The stored tokens, in sentence order.
+
+    Attributes:
+        token_id: int32 [n_tokens].
+        sentence_index: int32 [n_tokens].
+        position: int32 [n_tokens], 0 for a sentence's first stored token.
+        is_final: bool [n_tokens], True for a sentence's last stored token.
+        text: str [n_tokens], the token as text, its leading space included.
+    """
+
+    token_id: np.ndarray
+    sentence_index: np.ndarray
+    position: np.ndarray
+    is_final: np.ndarray
+    text: np.ndarray
+
+
+def input_layer_of(hook: str) -> int:
+    """The block after which a residual-stream hook reads; -1 for the input of block 0.
+
+    >>> input_layer_of("blocks.5.hook_resid_post"), input_layer_of("blocks.5.hook_resid_pre")
+    (5, 4)
+
+    Raises:
+        ValueError: another kind of hook.
+    """
+    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", hook)
+    if match is None:
+        raise ValueError(f"hook {hook!r} is not a residual-stream hook; SAEs of other sites cannot be run")
+    return int(match[1]) - (match[2] == "pre")
+
+
+def block_folder(store: Path, block: int) -> Path:
+    """Folder of a block, e.g. ``block_0003``."""
+    return store / f"block_{block:04d}"
+
+
+def hidden_file_name(layer: int | str) -> str:
+    """File name of a layer's hidden states, or of the embeddings."""
+    return f"{EMBEDDINGS}.npz" if layer == EMBEDDINGS else f"hidden_layer_{layer:02d}.npz"
+
+
+def sae_file_name(name: str) -> str:
+    """File name of an SAE's activations."""
+    return f"sae_{name}.npz"
+
+
+def block_file_names(
+    layers: Iterable[int], sae_names: Iterable[str], hidden_states: str = "all"
+) -> list[str]:
+    """Every file of a complete block but its checksums.
+
+    Args:
+        layers: whose hidden states are stored.
+        sae_names: whose activations are stored.
+        hidden_states: one of `HIDDEN_STATES`; ``none`` leaves embeddings and layers out.
+    """
+    states = [hidden_file_name(EMBEDDINGS), *(hidden_file_name(layer) for layer in layers)]
+    if hidden_states == "none":
+        states = []
+    return ["tokens.npz", *states, *(sae_file_name(name) for name in sae_names)]
+
+
+def pooled_name(pooling: str) -> str:
+    """Array of a pooled hidden-state file, e.g. ``pooled_last_content``."""
+    return f"pooled_{pooling.replace('-', '_')}"
+
+
+def write_sentences(store: Path, columns: Mapping[str, Sequence[object]]) -> None:
+    """Write ``sentences.csv``: `SENTENCE_COLUMNS` first, then further columns, one value a sentence.
+
+    A further column that bears one of the store's own names is kept as ``input_NAME``.
+    """
+    write_csv(store / SENTENCES, list(columns), zip(*columns.values(), strict=True))
+
+
+def write_manifest(store: Path, content: Mapping[str, Any]) -> None:
+    """Write ``manifest.json`` with the format's name and version in front."""
+    write_json(store / MANIFEST, {"format": FORMAT, "format_version": FORMAT_VERSION, **content})
+
+
+def read_manifest(store: Path) -> dict[str, Any]:
+    """The manifest of a store, complete or not.
+
+    Raises:
+        UserError: the folder is not a feature store, or one of another format version.
+    """
+    if not store.is_dir():
+        raise UserError(f"{store}: no such folder; expected a feature store made by extract_sae_features.py")
+    if not (store / MANIFEST).is_file():
+        raise UserError(
+            f"{store}: not a feature store ({MANIFEST} is missing); make one with extract_sae_features.py"
+        )
+    manifest = read_json(store / MANIFEST, "feature store manifest")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{store / MANIFEST}: not the manifest of a feature store")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{store}: feature store format {manifest.get('format_version')}, this program reads format "
+            f"{FORMAT_VERSION}; make the store again with extract_sae_features.py"
+        )
+    return manifest
+
+
+def sae_as_json(sae: StoredSae) -> dict[str, Any]:
+    """A manifest entry; `StoredSae` takes it back by keyword."""
+    return asdict(sae)
