@@ -15,7 +15,7 @@ from pipeline_common.provenance import library_versions
 if TYPE_CHECKING:
     from s0_dataset_generation.labelled_sentences import LabelledSentences
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DEFAULT_OUTPUT_DIR = Path(__file__).parent / "audits"
 
 _log = logging.getLogger(__name__)
@@ -24,10 +24,12 @@ _log = logging.getLogger(__name__)
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
-        description="Audit labelled CSVs: exact and near duplicates, counts, length and punctuation by\n"
-        "label, first words, vocabulary, and shortcut tests - cross-validated classifiers of label 3\n"
-        "against 0 that see only length and punctuation, function words, or the first two words, and should\n"
-        "be near chance (AUROC 0.5). Prints a table and writes a JSON and a PNG per CSV.\n\n"
+        description="Audit labelled CSVs: exact and near duplicates, counts, length, punctuation and the\n"
+        "trait's usual words by label, first words, vocabulary, and shortcut tests - cross-validated\n"
+        "classifiers of label 3 against 0 that see only length and punctuation, function words, or the "
+        "first\n"
+        "two words, and should be near chance (AUROC 0.5). Prints a table and writes a JSON and a PNG per\n"
+        "CSV.\n\n"
         "example:\n  audit_dataset.py expanded_data/dishonesty.csv --strict",
         formatter_class=HelpFormatter,
     )
@@ -60,14 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from s0_dataset_generation.dataset_audit import audit, broken_limits, shared_sentences
     from s0_dataset_generation.labelled_sentences import read_labelled_sentences
+    from s0_dataset_generation.trait_words import TRAIT_WORDS
 
     datasets = [read_labelled_sentences(path, n_distinct_labels=1) for path in arguments.csv]
     broken: list[str] = []
     for data in datasets:
-        findings = audit(data.sentences, data.labels)
+        findings = audit(data.sentences, data.labels, TRAIT_WORDS.get(data.path.stem.split("_")[0]))
         limits = broken_limits(findings)
         broken += [f"{data.path}: {limit}" for limit in limits]
-        print(_table(data.path.name, findings, data.sentences, limits))
+        print(findings_table(data.path.name, findings, data.sentences, limits))
         _write(arguments.output_dir, data, findings, limits)
     shared = shared_sentences({data.path.name: data.sentences for data in datasets})
     for sentence, names in shared:
@@ -100,16 +103,29 @@ def _write(
     print(f"{stem.with_suffix('.json')}\n{stem.with_suffix('.png')}")
 
 
-def _table(name: str, findings: Mapping[str, Any], sentences: Sequence[str], limits: Sequence[str]) -> str:
-    counts, words, marks = (findings[key] for key in ("label_counts", "words", "punctuation_per_sentence"))
+def findings_table(
+    name: str, findings: Mapping[str, Any], sentences: Sequence[str], limits: Sequence[str]
+) -> str:
+    """The findings on one file as lines for the terminal.
+
+    Args:
+        name: of the file.
+        findings: of `dataset_audit.audit`.
+        sentences: of the file, to show those that are alike.
+        limits: of `dataset_audit.broken_limits`.
+    """
+    counts, words, marks, used = (
+        findings[key] for key in ("label_counts", "words", "punctuation_per_sentence", "trait_word_share")
+    )
     lines = [
         f"{name}: {findings['n_sentences']} sentences",
-        "label   sentences   words min/median/max   commas   quotes",
+        "label   sentences   words min/median/max   commas   quotes   trait's words",
     ]
     for label, n_sentences in counts.items():
         lengths = "-" if not n_sentences else "{min:g}/{median:g}/{max:g}".format(**words[label])
         commas, quotes = (f"{marks[label][mark]:.2f}" if n_sentences else "-" for mark in ',"')
-        lines.append(f"{label:>5}{n_sentences:>12}{lengths:>23}{commas:>9}{quotes:>9}")
+        share = "-" if used[label] is None else f"{used[label]:.0%}"
+        lines.append(f"{label:>5}{n_sentences:>12}{lengths:>23}{commas:>9}{quotes:>9}{share:>16}")
     lines.append(f"distinct words             {findings['distinct_words']}")
     lines.append(f"exact duplicates           {len(findings['exact_duplicates'])}")
     lines.append(f"with a close neighbour     {findings['neighbour_share']:.1%}")

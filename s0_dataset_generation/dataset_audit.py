@@ -17,10 +17,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from concept_evaluation.splits import near_duplicate_pairs, similarity_groups
-from s0_dataset_generation.function_words import FUNCTION_WORDS
+from s0_dataset_generation.function_words import FUNCTION_WORDS, TOKEN_PATTERN
 from s0_dataset_generation.labelled_sentences import LABELS
+from s0_dataset_generation.trait_words import TraitWords, word_pattern
 
 NEIGHBOUR_COSINE = 0.5
 N_FOLDS = 5
@@ -37,17 +39,24 @@ MIN_DISTINCT_WORDS = 1600
 LIMITED_SHORTCUTS = ("length and punctuation", "function words")
 
 
-def audit(sentences: Sequence[str], labels: np.ndarray) -> dict[str, Any]:
+def audit(
+    sentences: Sequence[str], labels: np.ndarray, trait_words: TraitWords | None = None
+) -> dict[str, Any]:
     """All findings on one dataset, ready for JSON.
 
     Args:
         sentences: the texts, at least one.
         labels: int [n_sentences], 0-3.
+        trait_words: of the dataset's trait, where they are known.
 
     Returns:
-        Counts, duplicates, lengths, openings, vocabulary and shortcut AUROCs. What cannot be measured
-        is None: the median of a label without sentences, an AUROC with too few.
+        Counts, duplicates, lengths, openings, vocabulary, trait words and shortcut AUROCs. What cannot
+        be measured is None: the median of a label without sentences, an AUROC with too few.
     """
+    texts_of = {
+        str(label): [text for text, own in zip(sentences, labels, strict=True) if own == label]
+        for label in LABELS
+    }
     n_words = np.array([len(sentence.split()) for sentence in sentences])
     openings = Counter(" ".join(_words(sentence)[:OPENING_WORDS]) for sentence in sentences)
     first_words = Counter(words[0] for sentence in sentences if (words := _words(sentence)))
@@ -59,9 +68,9 @@ def audit(sentences: Sequence[str], labels: np.ndarray) -> dict[str, Any]:
         "neighbour_share": len(neighbours) / len(sentences),
         "neighbour_clusters": neighbour_clusters(sentences),
         "words": {str(label): _distribution(n_words[labels == label]) for label in LABELS},
-        "punctuation_per_sentence": {
-            str(label): _punctuation([s for s, own in zip(sentences, labels, strict=True) if own == label])
-            for label in LABELS
+        "punctuation_per_sentence": {label: _punctuation(texts) for label, texts in texts_of.items()},
+        "trait_word_share": {
+            label: trait_word_share(texts, trait_words) for label, texts in texts_of.items()
         },
         "first_words": dict(first_words.most_common(10)),
         "openings": {opening: n / len(sentences) for opening, n in openings.most_common(10)},
@@ -134,6 +143,18 @@ def shared_sentences(datasets: Mapping[str, Sequence[str]]) -> list[tuple[str, l
     return [(sentence, names) for sentence, names in homes.values() if len(names) > 1]
 
 
+def trait_word_share(sentences: Sequence[str], words: TraitWords | None) -> float | None:
+    """Share of sentences with any word that usually goes with the trait or its opposite.
+
+    Label 1 should have many, or nothing keeps a detector from reading the words alone; labels 2 and 3
+    should often do without. None where the words are not known or there is no sentence.
+    """
+    if words is None or not sentences:
+        return None
+    pattern = word_pattern((*words.names, *words.usual, *words.opposite))
+    return sum(pattern.search(text) is not None for text in sentences) / len(sentences)
+
+
 Scores = tuple[Any, Any]
 
 
@@ -153,8 +174,8 @@ def length_and_punctuation(sentences: Sequence[str]) -> Scores:
 
 def function_words(sentences: Sequence[str]) -> Scores:
     """Function words, counted."""
-    counter = CountVectorizer(vocabulary=sorted(FUNCTION_WORDS), token_pattern=r"[a-z]+|n't")
-    return counter.transform(sentences), _logistic(1)
+    counter = CountVectorizer(vocabulary=sorted(FUNCTION_WORDS), token_pattern=TOKEN_PATTERN)
+    return counter.transform([text.replace("\u2019", "'") for text in sentences]), _logistic(1)
 
 
 def first_two_words(sentences: Sequence[str]) -> Scores:
@@ -196,7 +217,9 @@ def shortcut_auroc(
         return None
     values, classifier = features([sentences[index] for index in used.tolist()])
     folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0)
-    scores = cross_val_predict(classifier, values, is_shown, cv=folds, method="predict_proba")
+    # On problems this small, threads of the linear algebra library wait for one another most of the time.
+    with threadpool_limits(1):
+        scores = cross_val_predict(classifier, values, is_shown, cv=folds, method="predict_proba")
     return float(roc_auc_score(is_shown, scores[:, 1]))
 
 

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_common.errors import UserError
-from pipeline_common.files import write_csv, write_json
+from pipeline_common.files import write_json
 from pipeline_common.provenance import library_versions
-from s0_dataset_generation.labelled_sentences import (
-    LABELS,
-    SENTENCE_COLUMN,
-    LabelledSentences,
-    write_labelled_sentences,
-)
+from s0_dataset_generation.labelled_sentences import LABELS, LabelledSentences, write_labelled_sentences
 from s0_dataset_generation.llm_client import LLMClient, LLMRequest
+from s0_dataset_generation.ratings import (
+    RatedSentence,
+    agreement_of,
+    agreement_text,
+    ratings_path,
+    write_ratings,
+)
 from s0_dataset_generation.rubric import Trait, labelling_messages
 from s0_dataset_generation.sentence_generation import (
     ESTIMATED_TOKENS_PER_SENTENCE,
-    INTENDED_LABEL_COLUMN,
     SentenceGenerator,
     require_counts,
     write_generated_sentences,
@@ -27,14 +28,11 @@ from s0_dataset_generation.sentence_generation import (
 from s0_dataset_generation.sentence_labelling import (
     ESTIMATED_TOKENS_PER_LABEL,
     GivenLabel,
-    agreement_report,
-    agreement_text,
-    label_sentences,
+    rate_sentences,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_ROUNDS = 6
-JUDGED_LABEL_COLUMN = "judged_label"
 
 _UNLABELLED, _RATINGS = "unlabelled.csv", "ratings.csv"
 
@@ -50,14 +48,12 @@ class Expansion:
         trait: what the dataset is about.
         seeds: labelled examples.
         batch_size: sentences per request at most.
+        n_raters: how many times each sentence is rated.
         seed: of every random choice.
         temporary: folder for intermediate files.
 
     Attributes:
-        sentences: the labelled sentences, in random order.
-        intended: their intended labels.
-        judged: their labels as the model gave them.
-        unlabelled: (sentence, intended label) of those that got no label and were replaced.
+        rated: all sentences that were rated, in random order.
     """
 
     def __init__(
@@ -66,17 +62,25 @@ class Expansion:
         trait: Trait,
         seeds: LabelledSentences,
         batch_size: int,
+        n_raters: int,
         seed: int,
         temporary: Path,
     ) -> None:
-        self.client, self.trait, self.seeds, self.seed = client, trait, seeds, seed
-        self.sentences: list[str] = []
-        self.intended: list[int] = []
-        self.judged: list[int] = []
-        self.unlabelled: list[tuple[str, int]] = []
+        self.client, self.trait, self.seeds, self.seed, self.n_raters = client, trait, seeds, seed, n_raters
+        self.rated: list[RatedSentence] = []
         self._batch_size = batch_size
         self._temporary = temporary
         self._generator = SentenceGenerator(client, trait, seeds, batch_size, seed)
+
+    @property
+    def labelled(self) -> list[tuple[str, int]]:
+        """Sentence and judged label of those that have one: the dataset."""
+        return [(item.sentence, item.judged) for item in self.rated if item.judged is not None]
+
+    @property
+    def dropped(self) -> list[RatedSentence]:
+        """Those without a judged label."""
+        return [item for item in self.rated if item.judged is None]
 
     def first_requests(self, counts: Mapping[int, int]) -> list[LLMRequest]:
         """What the first round of generation would ask."""
@@ -93,45 +97,53 @@ class Expansion:
 
     def labelling_estimate(self, counts: Mapping[int, int]) -> str:
         """What labelling the sentences will take, roughly, before there are any."""
-        n_sentences = sum(counts.values())
-        n_requests = math.ceil(n_sentences / self._batch_size)
+        n_ratings = sum(counts.values()) * self.n_raters
+        n_requests = math.ceil(sum(counts.values()) / self._batch_size) * self.n_raters
         frame = LLMRequest(labelling_messages(self.trait, {}), GivenLabel, "estimate")
-        prompt_tokens = (
-            n_requests * frame.estimated_prompt_tokens + n_sentences * ESTIMATED_TOKENS_PER_SENTENCE
-        )
+        prompt_tokens = n_requests * frame.estimated_prompt_tokens + n_ratings * ESTIMATED_TOKENS_PER_SENTENCE
         return (
             f"then, to label the sentences: {n_requests} requests, about {prompt_tokens:,} prompt and "
-            f"{n_sentences * ESTIMATED_TOKENS_PER_LABEL:,} completion tokens"
+            f"{n_ratings * ESTIMATED_TOKENS_PER_LABEL:,} completion tokens"
         )
 
     def run(self, counts: Mapping[int, int]) -> None:
         """Generate and label until there are as many labelled sentences as counted.
 
-        A sentence that gets no label is replaced by another one of the same intended label.
+        A sentence that gets no label, or a tie between its raters, is replaced by another one of the
+        same intended label. Rounds that the journal answers whole do not count, so that a run after
+        a shortfall gets on.
 
         Raises:
             UserError: the counts were not met in a bounded number of rounds; what was obtained is in
                 the temporary folder, and the message says where.
         """
         kept = f"what was obtained is kept in {self._temporary}"
-        labels: dict[str, int | None] = {}
-        lost: Counter[int] = Counter()
-        for _ in range(MAX_ROUNDS):
+        ratings: dict[str, tuple[int | None, ...]] = {}
+        lost: Counter[int | None] = Counter()
+        rounds = 0
+        while rounds < MAX_ROUNDS:
+            asked_before = self.client.n_asked
             missing = self._generator.top_up({label: counts[label] + lost[label] for label in counts})
             sentences, intended = self._generator.shuffled()
             write_generated_sentences(self._temporary / _UNLABELLED, sentences, intended)
             require_counts(missing, self._generator.rejected, kept)
-            new = [sentence for sentence in sentences if sentence not in labels]
-            given = label_sentences(self.client, self.trait, new, self._batch_size, self.seed)
-            labels |= dict(zip(new, given, strict=True))
-            self._take(sentences, intended, labels)
-            write_ratings(self._temporary / _RATINGS, self)
-            lost = Counter(label for _, label in self.unlabelled)
-            if all(self.intended.count(label) >= counts[label] for label in counts):
+            new = [sentence for sentence in sentences if sentence not in ratings]
+            given = rate_sentences(self.client, self.trait, new, self._batch_size, self.seed, self.n_raters)
+            ratings |= dict(zip(new, given, strict=True))
+            self.rated = [
+                RatedSentence(sentence, ratings[sentence], label)
+                for sentence, label in zip(sentences, intended, strict=True)
+            ]
+            write_ratings(self._temporary / _RATINGS, self.rated)
+            lost = Counter(item.intended for item in self.dropped)
+            reached = Counter(item.intended for item in self.rated if item.judged is not None)
+            if all(reached[label] >= counts[label] for label in counts):
                 return
+            rounds += self.client.n_asked > asked_before
+        n_ties = sum(item.is_tie for item in self.dropped)
         raise UserError(
-            f"{len(self.unlabelled)} sentences got no label, the first is {self.unlabelled[0][0][:80]!r}; "
-            f"{kept}; run the same command again to go on"
+            f"{len(self.dropped)} sentences got no label, {n_ties} of them because of a tie, the first is "
+            f"{self.dropped[0].sentence[:80]!r}; {kept}; run the same command again to go on"
         )
 
     def remove_temporary(self) -> None:
@@ -143,45 +155,35 @@ class Expansion:
 
     def report(self) -> str:
         """How many sentences each label got, and how judged and intended labels agree."""
-        counts = ", ".join(f"label {label}: {self.judged.count(label)}" for label in LABELS)
-        return f"{agreement_text(self.intended, self.judged)}\n{len(self.judged)} sentences; {counts}"
-
-    def _take(self, sentences: list[str], intended: list[int], labels: Mapping[str, int | None]) -> None:
-        triples = [
-            (sentence, label, labels[sentence]) for sentence, label in zip(sentences, intended, strict=True)
-        ]
-        self.sentences = [sentence for sentence, _, judged in triples if judged is not None]
-        self.intended = [label for _, label, judged in triples if judged is not None]
-        self.judged = [judged for _, _, judged in triples if judged is not None]
-        self.unlabelled = [(sentence, label) for sentence, label, judged in triples if judged is None]
+        judged = Counter(label for _, label in self.labelled)
+        counts = ", ".join(f"label {label}: {judged[label]}" for label in LABELS)
+        return f"{agreement_text(self.rated)}\n{len(self.labelled)} sentences; {counts}"
 
 
-def write_ratings(path: Path, expansion: Expansion) -> None:
-    """Write the sidecar: ``sentence,intended_label,judged_label``, the last empty where none was given."""
-    rows: list[tuple[str, int, int | None]] = [
-        *zip(expansion.sentences, expansion.intended, expansion.judged, strict=True),
-        *((sentence, label, None) for sentence, label in expansion.unlabelled),
-    ]
-    write_csv(path, [SENTENCE_COLUMN, INTENDED_LABEL_COLUMN, JUDGED_LABEL_COLUMN], rows)
+def expansion_paths(output: Path) -> list[Path]:
+    """What `write_expansion` writes: the dataset, the ratings, the provenance."""
+    return [output, ratings_path(output), output.with_name(f"{output.stem}_provenance.json")]
 
 
 def write_expansion(expansion: Expansion, output: Path) -> list[Path]:
     """Write the sidecars, then the dataset itself.
 
     Returns:
-        The paths written: the dataset, the ratings, the provenance.
+        The paths written.
     """
-    ratings = output.with_name(f"{output.stem}_ratings.csv")
-    provenance = output.with_name(f"{output.stem}_provenance.json")
-    write_ratings(ratings, expansion)
+    dataset, ratings, provenance = expansion_paths(output)
+    write_ratings(ratings, expansion.rated)
     write_json(provenance, _provenance(expansion))
-    write_labelled_sentences(output, expansion.sentences, expansion.judged)
-    return [output, ratings, provenance]
+    write_labelled_sentences(
+        dataset, [sentence for sentence, _ in expansion.labelled], [label for _, label in expansion.labelled]
+    )
+    return [dataset, ratings, provenance]
 
 
 def _provenance(expansion: Expansion) -> dict[str, Any]:
-    table, kappa = agreement_report(expansion.intended, expansion.judged)
+    agreement = agreement_of(expansion.rated)
     client = expansion.client
+    n_ties = sum(item.is_tie for item in expansion.dropped)
     return {
         "format_version": FORMAT_VERSION,
         "trait": expansion.trait.name,
@@ -191,10 +193,14 @@ def _provenance(expansion: Expansion) -> dict[str, Any]:
         "seed": expansion.seed,
         "seed_file": expansion.seeds.path.name,
         "seed_file_sha256": expansion.seeds.sha256,
-        "n_sentences": len(expansion.sentences),
-        "n_unlabelled": len(expansion.unlabelled),
-        "intended_by_judged": table,
-        "quadratic_weighted_kappa": kappa,
+        "raters": expansion.n_raters,
+        "n_sentences": len(expansion.labelled),
+        "n_ties": n_ties,
+        "n_unlabelled": len(expansion.dropped) - n_ties,
+        "intended_by_judged": agreement.intended_by_judged,
+        "cohens_kappa": agreement.cohens_kappa,
+        "quadratic_weighted_kappa": agreement.quadratic_weighted_kappa,
+        "rater_pairs_equal": agreement.rater_pairs_equal,
         "rejected_sentences": {reason: n for reason, n in sorted(expansion.rejected.items()) if n},
         "failed_replies": dict(sorted(client.failures.items())),
         "prompt_tokens_of_this_run": client.prompt_tokens,

@@ -9,6 +9,7 @@ from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_log
 from pipeline_common.errors import exit_codes
 from s0_dataset_generation.generation_arguments import (
     add_count_arguments,
+    add_rater_argument,
     add_trait_arguments,
     label_counts,
     print_requests,
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="keep the unlabelled sentences and the reply journal after success",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing result of that name")
+    add_rater_argument(parser)
     add_llm_arguments(parser)
     return parser
 
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trait = resolve_trait(arguments, parser)
     output = _output_path(arguments, parser)
 
-    from s0_dataset_generation.dataset_expansion import Expansion, write_expansion
+    from s0_dataset_generation.dataset_expansion import Expansion, expansion_paths, write_expansion
     from s0_dataset_generation.labelled_sentences import read_labelled_sentences
     from s0_dataset_generation.sentence_generation import ESTIMATED_TOKENS_PER_SENTENCE
 
@@ -72,13 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = resolve_settings(arguments, needs_key=not arguments.dry_run)
     temporary = output.with_name(f"{output.stem}_temp")
     client = LLMClient(settings, ReplyJournal(temporary / "journal.jsonl"))
-    expansion = Expansion(client, trait, seeds, arguments.batch_size, arguments.seed, temporary)
+    expansion = Expansion(
+        client, trait, seeds, arguments.batch_size, arguments.raters, arguments.seed, temporary
+    )
     if arguments.dry_run:
         n_tokens = sum(counts.values()) * ESTIMATED_TOKENS_PER_SENTENCE
         print_requests(expansion.first_requests(counts), n_tokens)
         print(expansion.labelling_estimate(counts))
         return 0
-    refuse_existing(output, arguments.overwrite, "--output-name")
+    refuse_existing(expansion_paths(output), arguments.overwrite, "--output-name")
     watch = Stopwatch()
     _log.info(resolved_settings_line(arguments, settings))
     try:
@@ -89,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.keep_temp:
         expansion.remove_temporary()
     print(expansion.report())
-    _log.info("%d sentences in %.1f s", sum(counts.values()), watch.seconds)
+    _log.info("%d sentences in %.1f s", len(expansion.labelled), watch.seconds)
     for path in written:
         print(path)
     return 0

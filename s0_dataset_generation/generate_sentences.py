@@ -73,11 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         print_requests(requests, sum(counts.values()) * ESTIMATED_TOKENS_PER_SENTENCE)
         return 0
-    refuse_existing(arguments.output_file, arguments.overwrite, "--output-file")
+    refuse_existing([arguments.output_file], arguments.overwrite, "--output-file")
     watch = Stopwatch()
     _log.info(resolved_settings_line(arguments, settings))
-    missing = generator.top_up(counts)
-    _log.info(client.usage_line())
+    try:
+        missing = generator.top_up(counts)
+    finally:
+        _log.info(client.usage_line())
     require_counts(missing, generator.rejected, f"replies are kept in {journal.path}")
     sentences, intended = generator.shuffled()
     write_generated_sentences(arguments.output_file, sentences, intended)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline_common.command_line import count, settings_line
+from pipeline_common.command_line import count, positive_int, settings_line
 from pipeline_common.errors import UserError
 from s0_dataset_generation.llm_client import LLMRequest, LLMSettings
 from s0_dataset_generation.rubric import RUBRIC, Trait, find_trait
@@ -37,6 +37,16 @@ def add_count_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def add_rater_argument(parser: argparse.ArgumentParser) -> None:
+    """``--raters``."""
+    parser.add_argument(
+        "--raters",
+        type=positive_int,
+        default=1,
+        help="rate each sentence this many times; its label is the median, and a tie gives no label",
+    )
+
+
 def label_counts(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[int, int]:
     """Label to sentences wanted; all zero is wrong usage."""
     counts = {label: getattr(arguments, f"label{label}_count") for label in RUBRIC}
@@ -52,14 +62,15 @@ def resolve_trait(arguments: argparse.Namespace, parser: argparse.ArgumentParser
     return find_trait(arguments.trait, arguments.definition)
 
 
-def refuse_existing(path: Path, overwrite: bool, flag: str) -> None:
-    """Stop before anything is asked if the result would replace a file.
+def refuse_existing(paths: Sequence[Path], overwrite: bool, flag: str) -> None:
+    """Stop before anything is asked if a result would replace a file.
 
     Raises:
-        UserError: the file exists and ``--overwrite`` was not given.
+        UserError: a file exists and ``--overwrite`` was not given.
     """
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: already exists; choose another {flag}, or add --overwrite")
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise UserError(f"{path}: already exists; choose another {flag}, or add --overwrite")
 
 
 def resolved_settings_line(arguments: argparse.Namespace, settings: LLMSettings) -> str:

@@ -4,10 +4,12 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_logging
 from pipeline_common.errors import UserError, exit_codes
 from s0_dataset_generation.generation_arguments import (
+    add_rater_argument,
     add_trait_arguments,
     journal_beside,
     print_requests,
@@ -17,6 +19,10 @@ from s0_dataset_generation.generation_arguments import (
 )
 from s0_dataset_generation.llm_client import LLMClient, add_llm_arguments, resolve_settings
 from s0_dataset_generation.reply_journal import ReplyJournal
+from s0_dataset_generation.rubric import Trait
+
+if TYPE_CHECKING:
+    from s0_dataset_generation.ratings import RatedSentence
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Label sentences 0-3 for a trait with a language model. Only the sentences are sent,\n"
         "never an intended label. A sentence that gets no label is never given one by default: the run\n"
-        "says so and ends with exit code 1.\n\n"
+        "says so and ends with exit code 1. The ratings go to a second CSV beside the output.\n\n"
         "example:\n"
         "  label_sentences.py --trait Dishonesty --input-file unlabelled.csv --output-file labelled.csv",
         formatter_class=HelpFormatter,
@@ -43,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--keep-temp", action="store_true", help="keep the reply journal after success")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing --output-file")
+    add_rater_argument(parser)
     add_llm_arguments(parser)
     return parser
 
@@ -56,10 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     trait = resolve_trait(arguments, parser)
 
     from s0_dataset_generation.labelled_sentences import write_labelled_sentences
+    from s0_dataset_generation.ratings import agreement_text, ratings_path, write_ratings
     from s0_dataset_generation.sentence_labelling import (
         ESTIMATED_TOKENS_PER_LABEL,
-        agreement_text,
-        label_sentences,
         labelling_requests,
         read_sentences,
     )
@@ -67,31 +73,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     sentences, intended = read_sentences(arguments.input_file)
     settings = resolve_settings(arguments, needs_key=not arguments.dry_run)
     if arguments.dry_run:
-        requests = labelling_requests(trait, sentences, arguments.batch_size, arguments.seed)
-        print_requests(requests, len(sentences) * ESTIMATED_TOKENS_PER_LABEL)
+        plan = (arguments.batch_size, arguments.seed, arguments.raters)
+        requests = labelling_requests(trait, sentences, *plan)
+        print_requests(requests, len(sentences) * arguments.raters * ESTIMATED_TOKENS_PER_LABEL)
         return 0
-    refuse_existing(arguments.output_file, arguments.overwrite, "--output-file")
-    journal = ReplyJournal(journal_beside(arguments.output_file))
-    client = LLMClient(settings, journal)
+    output, sidecar = arguments.output_file, ratings_path(arguments.output_file)
+    refuse_existing([output, sidecar], arguments.overwrite, "--output-file")
     watch = Stopwatch()
     _log.info(resolved_settings_line(arguments, settings))
-    labels = label_sentences(client, trait, sentences, arguments.batch_size, arguments.seed)
-    _log.info(client.usage_line())
-    given = [label for label in labels if label is not None]
-    if len(given) < len(sentences):
-        raise UserError(
-            f"{arguments.input_file}: {len(sentences) - len(given)} of {len(sentences)} sentences got "
-            f"no label, the first is {sentences[labels.index(None)][:80]!r}; replies are kept in "
-            f"{journal.path}; run the same command again to go on"
-        )
-    write_labelled_sentences(arguments.output_file, sentences, given)
+    client = LLMClient(settings, ReplyJournal(journal_beside(output)))
+    rated = _rate(client, trait, sentences, intended, arguments)
+    labelled = [(item.sentence, item.judged) for item in rated if item.judged is not None]
+    write_ratings(sidecar, rated)
+    write_labelled_sentences(output, [sentence for sentence, _ in labelled], [label for _, label in labelled])
     if not arguments.keep_temp:
-        journal.path.unlink(missing_ok=True)
-    if intended is not None:
-        print(agreement_text(intended, given))
-    _log.info("%d sentences in %.1f s", len(sentences), watch.seconds)
-    print(arguments.output_file)
+        client.journal.path.unlink(missing_ok=True)
+    if text := agreement_text(rated):
+        print(text)
+    _log.info("%d sentences in %.1f s", len(labelled), watch.seconds)
+    print(f"{output}\n{sidecar}")
     return 0
+
+
+def _rate(
+    client: LLMClient,
+    trait: Trait,
+    sentences: Sequence[str],
+    intended: Sequence[int] | None,
+    arguments: argparse.Namespace,
+) -> "list[RatedSentence]":
+    from s0_dataset_generation.ratings import RatedSentence
+    from s0_dataset_generation.sentence_labelling import rate_sentences
+
+    try:
+        ratings = rate_sentences(
+            client, trait, sentences, arguments.batch_size, arguments.seed, arguments.raters
+        )
+    finally:
+        _log.info(client.usage_line())
+    rated = [
+        RatedSentence(sentence, given, intended[index] if intended else None)
+        for index, (sentence, given) in enumerate(zip(sentences, ratings, strict=True))
+    ]
+    unrated = [item.sentence for item in rated if None in item.ratings]
+    if unrated:
+        raise UserError(
+            f"{arguments.input_file}: {len(unrated)} of {len(sentences)} sentences got no label, the first "
+            f"is {unrated[0][:80]!r}; replies are kept in {client.journal.path}; run the same command again "
+            "to go on"
+        )
+    if all(item.is_tie for item in rated):
+        raise UserError(
+            f"{arguments.input_file}: the raters tied on every sentence; use an odd number of --raters"
+        )
+    return rated
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import re
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -29,6 +32,7 @@ PUBLIC_ENDPOINT = "https://api.openai.com/v1"
 # The client library retries 408, 409, 429, 5xx, timeouts and dropped connections with exponential
 # backoff and jitter, and obeys Retry-After up to two minutes.
 _RETRIES = 5
+_LONGEST_PAUSE_SECONDS = 120
 _GIVE_UP_AFTER_FAILURES = 4
 
 _log = logging.getLogger(__name__)
@@ -104,7 +108,7 @@ def resolve_settings(arguments: argparse.Namespace, needs_key: bool = True) -> L
         needs_key: False for a dry run.
 
     Raises:
-        UserError: a key is needed and there is neither a key nor a base URL.
+        UserError: a key is needed and there is neither a key nor a base URL, or one of them can't be one.
     """
     from dotenv import dotenv_values
 
@@ -116,6 +120,8 @@ def resolve_settings(arguments: argparse.Namespace, needs_key: bool = True) -> L
             f"no LLM key: write OPENAI_API_KEY=... into {ENV_FILE} or set it in the environment, or name a "
             "server that needs none with --base-url"
         )
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise UserError("OPENAI_API_KEY: holds a character that no key has, such as a space; copy it again")
     if base_url and not re.fullmatch(r"https?://[^\s/?#\[\]]+(/\S*)?", base_url):
         raise UserError("--base-url/OPENAI_BASE_URL: expected an address like http://localhost:8000/v1")
     return LLMSettings(
@@ -243,11 +249,18 @@ class LLMClient:
                 f"{self.settings.endpoint}: no model {self.settings.model!r} there (404); check --model and "
                 "--base-url (which ends in /v1 on most servers)"
             ) from None
-        except openai.RateLimitError as error:
+        except (openai.RateLimitError, openai.InternalServerError) as error:
             if error.code == "insufficient_quota":
                 raise UserError(f"{self.settings.endpoint}: the account's quota is used up (429)") from None
+            # The client library waits for shorter ones.
+            if (pause := _requested_pause(error.response.headers)) > _LONGEST_PAUSE_SECONDS:
+                raise UserError(
+                    f"{self.settings.endpoint}: the server asks for a pause of {pause:.0f} seconds "
+                    f"({error.status_code}); replies so far are kept in {self.journal.path}; run the same "
+                    "command again after that"
+                ) from None
             return Outcome(failure=self._without_key(f"no answer: {error}"))
-        except (openai.InternalServerError, openai.APIConnectionError) as error:
+        except openai.APIConnectionError as error:
             return Outcome(failure=self._without_key(f"no answer: {error}"))
         except openai.APIStatusError as error:
             return Outcome(failure=self._without_key(f"rejected: {error}"))
@@ -277,5 +290,16 @@ class LLMClient:
     def _without_key(self, text: str) -> str:
         # "none" stands for no key and would blank out a common word.
         key = self.settings.api_key
-        text = " ".join(text.split())[:300]
-        return text if key == "none" else text.replace(key, "(key)")
+        text = " ".join(text.split())
+        # Before the text is cut: half a key would not be found.
+        return (text if key == "none" else text.replace(key, "(key)"))[:300]
+
+
+def _requested_pause(headers: Mapping[str, str]) -> float:
+    """Seconds that the header Retry-After asks for, as a number or as a date; 0 without it."""
+    text = headers.get("retry-after", "")
+    with contextlib.suppress(ValueError):
+        return float(text)
+    with contextlib.suppress(ValueError, TypeError):
+        return parsedate_to_datetime(text).timestamp() - time.time()
+    return 0.0

@@ -40,7 +40,7 @@ def read_reply(body: str, item_type: "type[BaseModel]") -> Outcome:
     # Some servers wrap JSON in a Markdown fence even in JSON mode.
     fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", content, flags=re.DOTALL)
     try:
-        raw_items = json.loads(fenced[1] if fenced else content)["items"]
+        raw_items = json.loads(fenced[1] if fenced else content, object_pairs_hook=_one_value_a_key)["items"]
     except (ValueError, KeyError, TypeError, RecursionError):
         cut = choice.get("finish_reason") == "length"
         return Outcome(
@@ -55,6 +55,12 @@ def read_reply(body: str, item_type: "type[BaseModel]") -> Outcome:
             continue
         items.append(item)
     return Outcome(items=items, failure=None if items else "malformed: no valid item", **tokens)
+
+
+def _one_value_a_key(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    # {"id": "t1", "label": 1, "label": 3}: Python keeps the last, but which was meant nobody can tell.
+    result = dict(pairs)
+    return result if len(result) == len(pairs) else None
 
 
 def json_schema_format(item_type: "type[BaseModel]") -> dict[str, Any]:

@@ -13,9 +13,10 @@ from pipeline_common.errors import UserError
 from pipeline_common.files import write_csv
 from s0_dataset_generation.labelled_sentences import LABELS, SENTENCE_COLUMN, LabelledSentences
 from s0_dataset_generation.llm_client import LLMClient, LLMRequest
-from s0_dataset_generation.rubric import Trait, generation_messages, sentence_briefs
+from s0_dataset_generation.ratings import INTENDED_LABEL_COLUMN
+from s0_dataset_generation.rubric import Trait, generation_messages
+from s0_dataset_generation.sentence_briefs import sentence_briefs
 
-INTENDED_LABEL_COLUMN = "intended_label"
 MAX_ROUNDS = 6
 MIN_WORDS, MAX_WORDS = 5, 35
 ESTIMATED_TOKENS_PER_SENTENCE = 35

@@ -11,11 +11,11 @@ from pipeline_common.errors import UserError
 from pipeline_common.files import read_csv
 from s0_dataset_generation.labelled_sentences import LABELS, SENTENCE_COLUMN
 from s0_dataset_generation.llm_client import LLMClient, LLMRequest
+from s0_dataset_generation.ratings import INTENDED_LABEL_COLUMN
 from s0_dataset_generation.rubric import Trait, labelling_messages, sentence_id
-from s0_dataset_generation.sentence_generation import INTENDED_LABEL_COLUMN
 
 MAX_ROUNDS = 6
-ESTIMATED_TOKENS_PER_LABEL = 20
+ESTIMATED_TOKENS_PER_LABEL = 24
 
 
 def _plain_integer(value: object) -> object:
@@ -34,53 +34,67 @@ class GivenLabel(BaseModel):
     label: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_plain_integer)]
 
 
-def label_sentences(
-    client: LLMClient, trait: Trait, sentences: Sequence[str], batch_size: int, seed: int
-) -> list[int | None]:
-    """The label that the model gave to each sentence.
+def rate_sentences(
+    client: LLMClient, trait: Trait, sentences: Sequence[str], batch_size: int, seed: int, n_raters: int = 1
+) -> list[tuple[int | None, ...]]:
+    """The ratings that the model gave to each sentence.
 
-    Sentences are sent in a shuffled order with ids made from their text. What comes back without a
-    label, or with two different ones, is asked again in smaller batches, so that one text that the
-    model refuses does not take others with it. Rounds that the journal answers whole do not count.
+    Every rater goes through all sentences, in a shuffled order of its own, with ids made from their
+    text. What comes back without a label, or with two different ones, is asked again in smaller
+    batches, so that one text that the model refuses does not take others with it. Rounds that the
+    journal answers whole do not count.
 
     Args:
         client: asks and journals.
         trait: what is judged.
         sentences: different texts.
         batch_size: sentences per request at most.
-        seed: of the shuffle.
+        seed: of the shuffles.
+        n_raters: how many times each sentence is rated.
 
     Returns:
-        A label per sentence; None where the model gave none in a bounded number of rounds.
+        Per sentence one rating by each rater; None where the model gave none in a bounded number of
+        rounds.
     """
-    by_id = _shuffled_by_id(sentences, seed)
-    given: dict[str, int] = {}
+    orders = [_shuffled_by_id(sentences, seed, rater) for rater in range(n_raters)]
+    given: list[dict[str, int]] = [{} for _ in range(n_raters)]
     rounds = attempt = 0
-    while (pending := [name for name in by_id if name not in given]) and rounds < MAX_ROUNDS:
+    while rounds < MAX_ROUNDS:
+        pending = [
+            [name for name in order if name not in ratings]
+            for order, ratings in zip(orders, given, strict=True)
+        ]
+        batches = [
+            (rater, batch)
+            for rater, names in enumerate(pending)
+            for batch in _batches(names, max(1, batch_size >> attempt))
+        ]
+        if not batches:
+            break
         asked_before = client.n_asked
-        batches = _batches(pending, max(1, batch_size >> attempt))
-        requests = [_request(trait, {name: by_id[name] for name in batch}, attempt) for batch in batches]
-        for batch, outcome in zip(batches, client.ask(requests, "labelling"), strict=True):
-            given |= _labels_in_agreement(batch, outcome.items)
+        requests = [_request(trait, orders[rater], batch, rater, attempt) for rater, batch in batches]
+        for (rater, batch), outcome in zip(batches, client.ask(requests, "labelling"), strict=True):
+            given[rater] |= _labels_in_agreement(batch, outcome.items)
         attempt += 1
         rounds += client.n_asked > asked_before
-    return [given.get(sentence_id(sentence)) for sentence in sentences]
+    return [tuple(ratings.get(sentence_id(sentence)) for ratings in given) for sentence in sentences]
 
 
 def labelling_requests(
-    trait: Trait, sentences: Sequence[str], batch_size: int, seed: int
+    trait: Trait, sentences: Sequence[str], batch_size: int, seed: int, n_raters: int = 1
 ) -> list[LLMRequest]:
-    """The requests of the first round of `label_sentences`, for a dry run."""
-    by_id = _shuffled_by_id(sentences, seed)
+    """The requests of the first round of `rate_sentences`, for a dry run."""
+    orders = [_shuffled_by_id(sentences, seed, rater) for rater in range(n_raters)]
     return [
-        _request(trait, {name: by_id[name] for name in batch}, 0)
-        for batch in _batches(list(by_id), batch_size)
+        _request(trait, order, batch, rater, 0)
+        for rater, order in enumerate(orders)
+        for batch in _batches(list(order), batch_size)
     ]
 
 
-def _shuffled_by_id(sentences: Sequence[str], seed: int) -> dict[str, str]:
+def _shuffled_by_id(sentences: Sequence[str], seed: int, rater: int) -> dict[str, str]:
     shuffled = list(sentences)
-    random.Random(f"labelling {seed}").shuffle(shuffled)
+    random.Random(f"labelling {seed} rater {rater}").shuffle(shuffled)
     return {sentence_id(sentence): sentence for sentence in shuffled}
 
 
@@ -88,8 +102,11 @@ def _batches(names: Sequence[str], size: int) -> list[Sequence[str]]:
     return [names[start : start + size] for start in range(0, len(names), size)]
 
 
-def _request(trait: Trait, sentences: Mapping[str, str], attempt: int) -> LLMRequest:
-    return LLMRequest(labelling_messages(trait, sentences), GivenLabel, f"attempt {attempt}")
+def _request(
+    trait: Trait, order: Mapping[str, str], names: Sequence[str], rater: int, attempt: int
+) -> LLMRequest:
+    messages = labelling_messages(trait, {name: order[name] for name in names})
+    return LLMRequest(messages, GivenLabel, f"rater {rater} attempt {attempt}")
 
 
 def _labels_in_agreement(names: Sequence[str], items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -135,33 +152,3 @@ def read_sentences(path: Path) -> tuple[list[str], list[int] | None]:
                 "integer from 0 to 3"
             )
     return list(line_of), [int(cells[intended_cell]) for _, cells in rows]
-
-
-def agreement_report(intended: Sequence[int], judged: Sequence[int]) -> tuple[list[list[int]], float | None]:
-    """How often a sentence was judged to be what it was written to be.
-
-    Args:
-        intended: 0-3 per sentence.
-        judged: 0-3 per sentence.
-
-    Returns:
-        The cross table [intended][judged], 4 x 4, and Cohen's kappa with quadratic weights: None where
-        it is undefined, which is when all labels on both sides are one and the same.
-    """
-    from sklearn.metrics import cohen_kappa_score, confusion_matrix
-
-    table = confusion_matrix(intended, judged, labels=LABELS).tolist()
-    if len({*intended, *judged}) < 2:
-        return table, None
-    return table, float(cohen_kappa_score(intended, judged, labels=LABELS, weights="quadratic"))
-
-
-def agreement_text(intended: Sequence[int], judged: Sequence[int]) -> str:
-    """The cross table and kappa as lines for the terminal."""
-    table, kappa = agreement_report(intended, judged)
-    lines = ["intended \\ judged" + "".join(f"{label:>6}" for label in LABELS)]
-    lines += [
-        f"{label:>17}" + "".join(f"{n:>6}" for n in row) for label, row in zip(LABELS, table, strict=True)
-    ]
-    lines.append(f"quadratic-weighted kappa: {'undefined' if kappa is None else f'{kappa:.3f}'}")
-    return "\n".join(lines)

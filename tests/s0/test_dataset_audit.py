@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from s0_dataset_generation.dataset_audit import (
 )
 from s0_dataset_generation.function_words import FUNCTION_WORDS
 from s0_dataset_generation.labelled_sentences import write_labelled_sentences
+from s0_dataset_generation.trait_words import TRAIT_WORDS
 
 LETTERS = "abcdefghijklmnoprstuvw"
 
@@ -67,6 +69,35 @@ def test_function_words_alone_count_for_the_function_word_test(clean):
     assert shortcut_auroc(leaking, labels, SHORTCUTS["function words"]) == 0.5
     assert len(FUNCTION_WORDS) >= 80
     assert {"she", "not", "would"} <= FUNCTION_WORDS
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("I didn't say she'd won't", {"i": 1, "n't": 2, "did": 1, "she": 1, "'d": 1, "wo": 1}),
+        ("Isn\u2019t he? They\u2019re not.", {"is": 1, "n't": 1, "he": 1, "they": 1, "'re": 1, "not": 1}),
+        ("Thirteen cats sat; nothing.", {"nothing": 1}),
+    ],
+)
+def test_contractions_count_as_their_parts(text, words):
+    counts = SHORTCUTS["function words"]([text])[0].toarray()[0]
+    assert {word: n for word, n in zip(sorted(FUNCTION_WORDS), counts, strict=True) if n} == words
+
+
+def test_shares_of_the_traits_words_by_label(tmp_path, capsys):
+    sentences = ["A tap drips.", "She told the truth.", "He lied.", "It was a FAKE, he said."]
+    findings = audit(sentences, np.array([0, 3, 3, 3]), TRAIT_WORDS["dishonesty"])
+    assert findings["trait_word_share"] == {"0": 0.0, "1": None, "2": None, "3": 1.0}
+    path = tmp_path / "dishonesty_mine.csv"
+    write_labelled_sentences(path, sentences, [0, 3, 3, 0])
+    assert audit_dataset.main([str(path), "--output-dir", str(tmp_path)]) == 0
+    assert re.search(r"\n    0 .* 50%\n", capsys.readouterr().out)
+    other = path.rename(tmp_path / "thrift.csv")
+    assert audit_dataset.main([str(other), "--output-dir", str(tmp_path)]) == 0
+    assert re.search(r"\n    0 .* -\n", capsys.readouterr().out)
+    assert set(json.loads((tmp_path / "thrift_audit.json").read_text())["trait_word_share"].values()) == {
+        None
+    }
 
 
 def test_shortcut_auroc_is_that_of_scores_from_folds_that_never_saw_the_sentence():
@@ -161,7 +192,7 @@ def test_small_datasets_say_not_enough_and_do_not_crash(n_sentences, tmp_path, c
     assert output.count("not enough sentences\n") == 4
     report = json.loads((tmp_path / "small_audit.json").read_text())
     assert report["shortcut_auroc"] == dict.fromkeys(SHORTCUTS)
-    assert report["format_version"] == 1
+    assert report["format_version"] == 2
     assert (tmp_path / "small_audit.png").read_bytes().startswith(b"\x89PNG")
     assert audit_dataset.main([*arguments, "--strict"]) == 1
 

@@ -1,4 +1,5 @@
 import argparse
+import email.utils
 import logging
 import subprocess
 import sys
@@ -126,6 +127,23 @@ def test_retry_after_is_honoured(server, make_client):
     assert time.monotonic() - start >= 1.2
 
 
+def in_ten_minutes():
+    return email.utils.formatdate(time.time() + 600, usegmt=True)
+
+
+@pytest.mark.parametrize("pause", [lambda: "600", in_ten_minutes], ids=["seconds", "date"])
+def test_a_pause_longer_than_a_run_can_wait_stops_it_and_says_how_long(server, make_client, pause):
+    server.script.append(items_reply([ITEM]))
+    server.respond = lambda recorded: error_reply(429, retry_after=pause())
+    client = make_client(concurrency=1)
+    with pytest.raises(
+        UserError, match=r"asks for a pause of (600|59\d) seconds \(429\); replies so far are kept"
+    ):
+        client.ask([request(str(number)) for number in range(9)], "asking")
+    assert len(server.requests) <= 3
+    assert len(client.journal) == 1
+
+
 @pytest.mark.parametrize(
     ("reply", "failure"),
     [
@@ -213,6 +231,22 @@ def test_no_key_in_logs_and_representations(server, make_client, caplog):
     server.script.append(error_reply(400, KEY))
     client.ask([request()], "asking")
     assert KEY not in caplog.text + repr(client.settings) + client.journal.path.read_text()
+
+
+def test_a_key_that_an_error_text_is_cut_within_is_not_half_shown(server, make_client, monkeypatch):
+    monkeypatch.setattr(llm_client, "_RETRIES", 0)
+    for n_before in range(200, 300, 7):
+        server.script.append(error_reply(500, "x" * n_before + KEY))
+        failure = make_client().ask([request(str(n_before))], "asking")[0].failure
+        assert "sk-s" not in failure
+
+
+@pytest.mark.parametrize("key", ["sk-\u2026", "sk-a b", "sk-a\tb"])
+def test_a_key_that_cannot_be_one_is_one_line_without_the_key(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match="OPENAI_API_KEY: holds a character that no key has") as caught:
+        settings_from()
+    assert key not in str(caught.value)
 
 
 def test_settings_come_from_flags_then_environment_then_env_file(monkeypatch):

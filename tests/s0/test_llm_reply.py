@@ -47,6 +47,9 @@ def test_valid_items_stay_and_others_are_left_out():
         (chat_reply('{"labels": []}').body, "malformed"),
         (chat_reply('{"items": {"id": "t1", "label": 3}}').body, "malformed"),
         (items_reply([]).body, "malformed"),
+        (chat_reply('{"items": [], "items": [{"id": "t1", "label": 3}]}').body, "malformed"),
+        (chat_reply('{"items": [{"id": "t1", "label": 3, "label": 1}]}').body, "malformed"),
+        (chat_reply('{"items": [{"id": "t1", "id": "t2", "label": 3}]}').body, "malformed"),
         (items_reply([{"id": "t1", "sentence": "\ud800 broken text"}]).body, "malformed"),
     ],
 )
@@ -79,6 +82,72 @@ def test_property_damaged_replies_never_yield_an_item_that_was_not_in_them():
             assert json.dumps(item["id"])[1:-1] in damaged
         assert bool(outcome.items) != bool(outcome.failure)
     assert n_items > 100  # the damage leaves enough replies readable for the loop to mean something
+
+
+def anything(draw, depth=0):
+    """A random JSON value, made of what replies are made of."""
+    kind = draw.randrange(9 if depth < 4 else 6)
+    if kind == 0:
+        return draw.choice([None, True, False, 0, 1, 3, 4, -1, 2.0, 1e999, 10**30])
+    if kind < 6:
+        return "".join(draw.choice(ALPHABET) for _ in range(draw.randrange(9)))
+    if kind < 7:
+        return [anything(draw, depth + 1) for _ in range(draw.randrange(4))]
+    keys = ["items", "id", "label", "choices", "message", "content", "refusal", "usage", "finish_reason", "x"]
+    return {draw.choice(keys): anything(draw, depth + 1) for _ in range(draw.randrange(5))}
+
+
+ALPHABET = (*'{}[]",:\\`\n 0123tx', "\ud800", "\x00", "\u2028", "é", "𝄞", "items", "```json", "null", "1e9")
+
+
+def test_property_no_body_whatever_raises_or_is_both_a_failure_and_an_answer():
+    draw = random.Random(1)
+    kinds = set()
+    for _ in range(4000):
+        value = anything(draw)
+        shape = draw.randrange(4)
+        body = json.dumps(value)
+        if shape == 0:
+            body = "".join(draw.choice(ALPHABET) for _ in range(draw.randrange(60)))
+        elif shape == 1:
+            body = json.dumps({"choices": [value], "usage": anything(draw)})
+        elif shape == 2:
+            content = value if draw.random() < 0.3 else json.dumps(value)
+            body = json.dumps({"choices": [{"message": {"content": content}}], "usage": anything(draw)})
+        outcome = read_reply(body, GivenLabel)
+        assert bool(outcome.items) != bool(outcome.failure)
+        for tokens in (outcome.prompt_tokens, outcome.completion_tokens):
+            assert tokens is None or isinstance(tokens, int)
+        kinds.add((outcome.failure or "answer").split(":")[0])
+    assert {"malformed", "empty", "refused"} <= kinds  # the bodies reach every branch
+
+
+def test_property_valid_items_come_back_whole_and_in_order_from_among_any_junk():
+    draw = random.Random(2)
+    for _ in range(1000):
+        valid = [
+            {"id": f"t{draw.randrange(50)}", "label": draw.randrange(4)} for _ in range(draw.randrange(6))
+        ]
+        mixed = list(valid)
+        for _ in range(draw.randrange(5)):
+            junk = anything(draw)
+            is_valid = isinstance(junk, dict) and type(junk.get("label")) is int and "id" in junk
+            if not is_valid:
+                place = draw.randrange(len(mixed) + 1)
+                mixed.insert(place, junk)
+        outcome = read_reply(items_reply(mixed).body, GivenLabel)
+        assert outcome.items == valid
+        content = json.dumps({"items": mixed}, indent=draw.choice([None, 0, 4]))
+        fenced = draw.choice(["```json\n%s\n```", "```\n%s```", " \n```json %s ```\n", "%s"]) % content
+        assert read_reply(chat_reply(fenced).body, GivenLabel).items == valid
+
+
+def test_property_a_reply_cut_anywhere_gives_no_item_at_all():
+    whole = json.dumps({"items": [{"id": f"t{i}", "label": i % 4} for i in range(5)]})
+    for end in range(len(whole)):
+        cut = chat_reply(whole[:end], finish_reason="length")
+        assert read_reply(cut.body, GivenLabel).items == []
+        assert read_reply(cut.body[: end * 3], GivenLabel).items == []
 
 
 def test_schema_names_every_key_and_forbids_others():

@@ -1,14 +1,13 @@
 from collections import Counter
 
 from s0_dataset_generation.rubric import (
-    LENGTH_BANDS,
     RUBRIC,
     find_trait,
     generation_messages,
     labelling_messages,
-    sentence_briefs,
     sentence_id,
 )
+from s0_dataset_generation.sentence_briefs import LENGTH_BANDS, SETTINGS, TOPICS, sentence_briefs
 
 
 def test_briefs_differ_between_labels_in_their_relation_alone():
@@ -27,6 +26,13 @@ def test_briefs_differ_between_labels_in_their_relation_alone():
 def test_length_bands_are_asked_for_equally_often():
     bands = Counter(brief["words"] for batch in range(4) for brief in sentence_briefs(2, 10, batch, seed=0))
     assert bands == dict.fromkeys(LENGTH_BANDS, 8)
+
+
+def test_settings_and_topics_are_drawn_widely():
+    briefs = [brief for batch in range(10) for brief in sentence_briefs(1, 20, batch, seed=0)]
+    assert len({brief["setting"] for brief in briefs}) > 0.9 * len(SETTINGS)
+    assert len({brief["topic"] for brief in briefs}) > 0.9 * len(TOPICS)
+    assert len({(brief["setting"], brief["topic"]) for brief in briefs}) > 170
 
 
 def test_briefs_are_seeded_and_change_from_batch_to_batch():

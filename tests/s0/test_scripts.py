@@ -10,6 +10,7 @@ from s0_dataset_generation import (
     audit_dataset,
     expand_dataset,
     generate_sentences,
+    import_ethics,
     label_sentences,
     visualize_labels,
 )
@@ -44,7 +45,11 @@ def test_generate_then_label_gives_the_same_kind_of_dataset(server, seed_file, t
     assert data.sentences == [row["sentence"] for row in rows]
     assert data.labels.tolist() == [cue_label(sentence) for sentence in data.sentences]
     assert "quadratic-weighted kappa: 1.000" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.glob("*labelled*")} == {"unlabelled.csv", "labelled.csv"}
+    assert {path.name for path in tmp_path.glob("*labelled*")} == {
+        "unlabelled.csv",
+        "labelled.csv",
+        "labelled_ratings.csv",
+    }
     assert generate_sentences.main(generate) == label_sentences.main(label) == 1
     assert capsys.readouterr().err.count("already exists; choose another --output-file") == 2
     n_asked = len(server.requests)
@@ -67,7 +72,62 @@ def test_labels_that_are_never_given_end_in_exit_1_without_output(server, tmp_pa
     assert Path(tmp_path / "out_journal.jsonl").exists()
 
 
-SCRIPTS = [expand_dataset, generate_sentences, label_sentences, audit_dataset, visualize_labels]
+def test_raters_of_a_file_without_intended_labels_drop_ties_to_the_sidecar(server, tmp_path, capsys):
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("sentence\nHe lied about the lantern.\nA cup fell.\nShe faked it.\n")
+    seen = []
+
+    def respond(request):
+        items = plausible_items(request)
+        seen.append(request)
+        for item, text in zip(items, request.items, strict=True):
+            item["label"] = len(seen) if text["sentence"] == "A cup fell." else item["label"]
+        return items_reply(items)
+
+    server.respond = respond
+    arguments = ["--trait", "Dishonesty", "--input-file", str(source), "--output-file", str(target)]
+    arguments += ["--base-url", server.base_url, "--raters", "2", "--concurrency", "1"]
+    assert label_sentences.main([*arguments, "--dry-run"]) == 0
+    assert "--- request 2 of 2" in capsys.readouterr().out
+    assert label_sentences.main(arguments) == 0
+    assert (
+        "2 raters: 66.7% of pairs of ratings are equal; 1 sentences without label" in capsys.readouterr().out
+    )
+    assert target.read_text() == (
+        "sentence,concept_strength_label\nHe lied about the lantern.,3\nShe faked it.,3\n"
+    )
+    rows = rows_of(tmp_path / "out_ratings.csv")
+    assert list(rows[0]) == ["sentence", "rating_1", "rating_2", "judged_label", "agreement"]
+    assert rows[2] == {
+        "sentence": "A cup fell.",
+        "rating_1": "1",
+        "rating_2": "2",
+        "judged_label": "",
+        "agreement": "0",
+    }
+    target.unlink()
+    assert label_sentences.main(arguments) == 1
+    assert "out_ratings.csv: already exists" in capsys.readouterr().err
+
+
+def test_raters_that_tie_on_everything_leave_no_file(server, tmp_path, capsys):
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("sentence\nOne.\n")
+    server.script += [lambda request, n=n: items_reply([{**request.items[0], "label": n}]) for n in (0, 3)]
+    arguments = ["--trait", "Dishonesty", "--input-file", str(source), "--output-file", str(target)]
+    assert label_sentences.main([*arguments, "--base-url", server.base_url, "--raters", "2"]) == 1
+    assert "the raters tied on every sentence; use an odd number of --raters" in capsys.readouterr().err
+    assert not target.exists()
+
+
+SCRIPTS = [
+    expand_dataset,
+    generate_sentences,
+    label_sentences,
+    import_ethics,
+    audit_dataset,
+    visualize_labels,
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

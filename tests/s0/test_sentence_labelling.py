@@ -1,18 +1,12 @@
 import random
 
-import numpy as np
 import pytest
 
 from pipeline_common.errors import UserError
 from s0_dataset_generation.llm_client import LLMClient, LLMSettings
 from s0_dataset_generation.reply_journal import ReplyJournal
 from s0_dataset_generation.rubric import find_trait, sentence_id
-from s0_dataset_generation.sentence_labelling import (
-    agreement_report,
-    agreement_text,
-    label_sentences,
-    read_sentences,
-)
+from s0_dataset_generation.sentence_labelling import _labels_in_agreement, rate_sentences, read_sentences
 from tests.fake_llm_server import chat_reply, fake_llm_server, items_reply
 
 SENTENCES = [f"Sentence number {index} is about something." for index in range(23)]
@@ -34,11 +28,12 @@ def server():
 
 @pytest.fixture
 def label(server, tmp_path):
-    def run(sentences=SENTENCES, batch_size=5):
+    def run(sentences=SENTENCES, batch_size=5, n_raters=None):
         client = LLMClient(
             LLMSettings("m", server.base_url, "none"), ReplyJournal(tmp_path / "journal.jsonl")
         )
-        return label_sentences(client, find_trait("Dishonesty"), sentences, batch_size, seed=0)
+        ratings = rate_sentences(client, find_trait("Dishonesty"), sentences, batch_size, 0, n_raters or 1)
+        return ratings if n_raters else [rating for (rating,) in ratings]
 
     return run
 
@@ -131,24 +126,53 @@ def test_a_third_of_all_replies_faulty_and_every_label_is_still_the_given_one(se
     assert label(sentences, batch_size=10) == [true_label(sentence) for sentence in sentences]
 
 
-def test_agreement_against_the_definition():
-    draw = np.random.default_rng(0)
-    intended = draw.integers(0, 4, 200)
-    judged = np.clip(intended + draw.integers(-1, 2, 200), 0, 3)
-    table, kappa = agreement_report(intended.tolist(), judged.tolist())
-    observed = np.zeros((4, 4))
-    for one, other in zip(intended, judged, strict=True):
-        observed[one, other] += 1
-    weights = np.subtract.outer(np.arange(4), np.arange(4)) ** 2
-    expected = np.outer(observed.sum(1), observed.sum(0)) / 200
-    assert table == observed.astype(int).tolist()
-    assert kappa == pytest.approx(1 - (weights * observed).sum() / (weights * expected).sum(), abs=1e-12)
+def test_raters_each_see_every_sentence_in_an_order_of_their_own(server, label):
+    assert label(n_raters=3) == [(true_label(sentence),) * 3 for sentence in SENTENCES]
+    orders = [[item["sentence"] for request in server.requests for item in request.items]]
+    assert sorted(orders[0]) == sorted(SENTENCES * 3)
+    batches = {tuple(sorted(item["sentence"] for item in request.items)) for request in server.requests}
+    assert len(batches) == len(server.requests) == 15
 
 
-def test_agreement_that_is_undefined_is_none():
-    assert agreement_report([2, 2], [2, 2])[1] is None
-    assert "undefined" in agreement_text([2, 2], [2, 2])
-    assert agreement_report([0, 0], [3, 3])[1] == 0.0
+def test_raters_are_asked_anew_and_one_raters_missing_rating_is_not_anothers(server, label):
+    n_seen = 0
+
+    def respond(request):
+        nonlocal n_seen
+        if SENTENCES[7] in [item["sentence"] for item in request.items]:
+            n_seen += 1
+            if n_seen > 1:  # one rater has it, the other never will
+                return chat_reply(None, refusal="no")
+        return items_reply(honest_items(request))
+
+    server.respond = respond
+    ratings = label(n_raters=2)
+    assert sum(None in row for row in ratings) == 1
+    assert ratings[7].count(None) == 1
+    assert all(
+        set(row) == {true_label(text)}
+        for text, row in zip(SENTENCES, ratings, strict=True)
+        if None not in row
+    )
+
+
+def test_property_any_reply_maps_labels_by_id_alone():
+    """Whatever comes back, a sentence has a label exactly if its id came with one label and no other."""
+    draw = random.Random(11)
+    names = [sentence_id(sentence) for sentence in SENTENCES]
+    for _ in range(1500):
+        asked = draw.sample(names, draw.randrange(1, len(names)))
+        replied = [
+            {"id": draw.choice([*names, "s1", "1", ""]), "label": draw.randrange(4)}
+            for _ in range(draw.randrange(0, 30))
+        ]
+        found = _labels_in_agreement(asked, replied)
+        for name in asked:
+            labels = {item["label"] for item in replied if item["id"] == name}
+            assert found.get(name) == (labels.pop() if len(labels) == 1 else None)
+        assert set(found) <= set(asked)
+        shuffled = draw.sample(replied, len(replied))
+        assert _labels_in_agreement(asked, shuffled) == found
 
 
 def test_read_sentences_with_and_without_intended_labels(tmp_path):
