@@ -63,3 +63,54 @@ def bootstrap_intervals(
             low, high = np.quantile(defined, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
             intervals[name] = (float(low), float(high))
     return intervals
+
+
+def percentile_intervals(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95% percentile intervals of many scores that were resampled side by side.
+
+    Args:
+        samples: float64 [n_resamples, n_scores], NaN where a score has no value in a resample.
+
+    Returns:
+        Low and high, float64 [n_scores]; NaN where a score has no value in more than half of the resamples;
+        otherwise those without a value are left out.
+    """
+    low, high = np.full((2, samples.shape[1]), np.nan)
+    enough = np.mean(~np.isnan(samples), axis=0) >= _MIN_DEFINED_FRACTION if len(samples) else low > 0
+    ends = ((1 - COVERAGE) / 2, (1 + COVERAGE) / 2)
+    if enough.any():
+        low[enough], high[enough] = np.nanquantile(samples[:, enough], ends, axis=0)
+    return low, high
+
+
+def paired_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    score: Callable[[np.ndarray, np.ndarray], float | None],
+    target: np.ndarray,
+    groups: np.ndarray,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+) -> tuple[float, float] | None:
+    """95% interval of the difference of two predictors' scores on the same resampled rows.
+
+    Both are scored on the same rows of each resample, so what makes a sample easy or hard for both cancels.
+
+    Args:
+        first: [n_rows] predictions.
+        second: [n_rows] predictions of the other.
+        score: takes predictions and target, e.g. `metrics.auroc`.
+        target: [n_rows].
+        groups: [n_rows] group indices; whole groups are resampled.
+        seed: of the draws.
+        n_resamples: how many samples.
+
+    Returns:
+        (low, high) of the first score minus the second; None as in `bootstrap_intervals`.
+    """
+
+    def difference(rows: np.ndarray) -> dict[str, float | None]:
+        scores = score(first[rows], target[rows]), score(second[rows], target[rows])
+        return {"difference": None if scores[0] is None or scores[1] is None else scores[0] - scores[1]}
+
+    return bootstrap_intervals(difference, groups, seed, n_resamples)["difference"]

@@ -135,6 +135,7 @@ def _extract(arguments: argparse.Namespace, rank: int, world: int) -> int:
     pending = [store for store in stores if not store.complete]
     if not pending:
         return 0
+    _wait_for_all(world)  # everybody has looked at what stands there before it changes
     if rank == 0:
         _announce(pending, saes)
         for store in pending:

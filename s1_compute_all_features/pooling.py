@@ -112,20 +112,22 @@ def pool_sparse(
         return tokens.take_rows(pooled_token(starts, content, pooling))
     n_sentences, d_sae = len(starts) - 1, tokens.shape[1]
     n_tokens = np.diff(starts)
-    sentence_of_row = np.repeat(np.arange(n_sentences), n_tokens)
-    sentence_of_value = np.repeat(sentence_of_row, np.diff(tokens.indptr))
-    key, order = _sorted_keys(sentence_of_value * d_sae + tokens.indices, n_sentences * d_sae)
+    first_key = np.arange(n_sentences + 1) * d_sae
+    n_values = np.diff(tokens.indptr[starts])
+    key, order = _sorted_keys(np.repeat(first_key[:-1], n_values) + tokens.indices, n_sentences * d_sae)
     first = np.flatnonzero(np.r_[True, key[1:] != key[:-1]]) if len(key) else np.empty(0, dtype=np.int64)
-    sentence, feature = np.divmod(key[first], d_sae)
+    key = key[first]
+    indptr = np.searchsorted(key, first_key).astype(np.int64)
+    n_active = np.diff(indptr)
     if not len(key):
         data = np.empty(0, dtype=np.float32)
     elif pooling == "max":
         data = np.maximum.reduceat(tokens.data[order], first)
     else:
         total = np.add.reduceat(tokens.data[order].astype(np.float64), first)
-        data = (total / n_tokens[sentence]).astype(np.float32)
-    indptr = np.searchsorted(sentence, np.arange(n_sentences + 1)).astype(np.int64)
-    return SparseActivations(data, feature.astype(tokens.indices.dtype), indptr, (n_sentences, d_sae))
+        data = (total / np.repeat(n_tokens, n_active)).astype(np.float32)
+    feature = (key - np.repeat(first_key[:-1], n_active)).astype(tokens.indices.dtype)
+    return SparseActivations(data, feature, indptr, (n_sentences, d_sae))
 
 
 def _sorted_keys(key: np.ndarray, n_keys: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +140,8 @@ def _sorted_keys(key: np.ndarray, n_keys: int) -> tuple[np.ndarray, np.ndarray]:
     if n_keys.bit_length() + place_bits > 63:
         order = np.argsort(key, kind="stable")
         return key[order], order
-    packed = (key << place_bits) | np.arange(len(key))
+    packed = key << place_bits
+    packed |= np.arange(len(key))
     packed.sort()
     return packed >> place_bits, packed & ((1 << place_bits) - 1)
 

@@ -172,12 +172,12 @@ def prepare_store(
         "layers": list(layers),
         "hidden_states": settings["hidden_states"],
         "input": {"file": source.data.path.name, "sha256": source.data.sha256},
+        "settings": {name: value for name, value in settings.items() if name != "hidden_states"},
         "split": {
             "held_out": int(source.split.held_out.sum()),
             "seed": source.split.seed,
             "large_groups": [list(group) for group in source.split.large_groups],
         },
-        "settings": {name: value for name, value in settings.items() if name != "hidden_states"},
         "n_sentences": len(sentences),
         "n_tokens": sum(len(sentence.texts) for sentence in sentences),
         "libraries": library_versions(LIBRARIES),
@@ -191,7 +191,8 @@ def prepare_store(
         _refuse_difference(source.stored, manifest, source.output, mode.extend)
         damaged = _remove_damaged(task) if mode.verify else []
         grows = len(source.stored["saes"]) < len(sae_entries) or source.stored["layers"] != list(layers)
-        complete = bool(source.stored["complete"]) and not damaged and not grows
+        gone = any(BlockWriter(task.folder, block).missing(task.file_names) for block in range(len(blocks)))
+        complete = bool(source.stored["complete"]) and not (damaged or grows or gone)
     return PreparedStore(source, task, manifest, complete)
 
 

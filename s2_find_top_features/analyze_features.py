@@ -1,31 +1,46 @@
-"""Rank every SAE feature of a feature store by how well it follows the labels, with held-out evidence."""
+"""Rank every SAE feature of a feature store by how well it follows the labels, with evidence."""
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_common.command_line import (
     HelpFormatter,
     Stopwatch,
     configure_logging,
     correlation,
+    count,
     fraction,
     positive_int,
     settings_line,
 )
 from pipeline_common.errors import exit_codes
-from pipeline_common.files import check_way, make_way
+from pipeline_common.files import check_way, make_way, write_json
 from pipeline_common.provenance import library_versions
 from s1_compute_all_features.feature_store import POOLINGS, FeatureStore
-from s2_find_top_features.neuronpedia import quick_list_url
-from s2_find_top_features.ranked_features import METRICS, SUMMARY, RankedResults, read_results, write_results
+from s2_find_top_features.ranked_features import (
+    EXPLANATIONS,
+    METRICS,
+    SUMMARY,
+    RankedFeature,
+    read_explanations,
+    read_results,
+    write_results,
+)
 from s2_find_top_features.report import format_report
+
+if TYPE_CHECKING:
+    from s2_find_top_features.analysis import Analysis
+    from s2_find_top_features.ranking import RankingSettings
+    from s2_find_top_features.specificity import Trait
 
 logger = logging.getLogger(__name__)
 
 EXAMPLES_PER_LABEL = 5
+STAGE_FOLDER = Path(__file__).resolve().parent
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,24 +56,72 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--input", type=Path, help="feature store made by extract_sae_features.py")
     parser.add_argument("--output", type=Path, required=True, help="results folder to write (or to display)")
-    parser.add_argument(
-        "--min-pearson", type=correlation, default=0.4, help="smallest correlation that passes"
-    )
-    parser.add_argument("--min-tpr", type=fraction, default=0.5, help="smallest share of label 3 fired on")
-    parser.add_argument("--max-fpr", type=fraction, default=0.2, help="largest share of label 0 fired on")
-    parser.add_argument(
-        "--pooling", choices=POOLINGS, default="max", help="one activation per sentence from its tokens"
-    )
-    parser.add_argument(
-        "--rank-by", choices=METRICS, default="interpretability_score", help="metric that orders the features"
-    )
-    parser.add_argument("--top-n", type=positive_int, default=100, help="features to keep")
-    parser.add_argument(
+    parser.add_argument("--overwrite", action="store_true", help="replace the results in --output")
+    parser.add_argument("--workers", type=positive_int, default=usable_cores(), help="SAEs in work at a time")
+    _add_ranking(parser.add_argument_group("ranking, on train"))
+    _add_evidence(parser.add_argument_group("evidence"))
+    display = parser.add_argument_group("display")
+    display.add_argument(
         "--display-only", action="store_true", help="print the results in --output, compute nothing"
     )
-    parser.add_argument("--display-top", type=positive_int, default=20, help="features to print")
-    parser.add_argument("--overwrite", action="store_true", help="replace the results in --output")
+    display.add_argument("--display-top", type=positive_int, default=20, help="features to print")
+    display.add_argument(
+        "--one-per-family", action="store_true", help="print only the best feature of each family"
+    )
     return parser
+
+
+def _add_ranking(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--min-pearson", type=correlation, default=0.4, help="smallest correlation that passes"
+    )
+    group.add_argument("--min-tpr", type=fraction, default=0.5, help="smallest share of label 3 fired on")
+    group.add_argument("--max-fpr", type=fraction, default=0.2, help="largest share of label 0 fired on")
+    group.add_argument(
+        "--pooling", choices=POOLINGS, default="max", help="one activation per sentence from its tokens"
+    )
+    group.add_argument(
+        "--rank-by", choices=METRICS, default="interpretability_score", help="metric that orders the features"
+    )
+    group.add_argument("--top-n", type=positive_int, default=100, help="features to keep")
+
+
+def _add_evidence(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--permutations", type=count, default=200, help="label permutations of the null; 0 leaves it out"
+    )
+    group.add_argument(
+        "--stratify-by-length",
+        action="store_true",
+        help="permute labels only among sentences of similar length",
+    )
+    group.add_argument("--seed", type=count, default=0, help="of permutations, bootstraps, random directions")
+    group.add_argument(
+        "--compare-poolings", action="store_true", help="rank under all four poolings, side by side"
+    )
+    group.add_argument(
+        "--contrast",
+        type=Path,
+        nargs="+",
+        metavar="OTHER_STORE",
+        default=[],
+        help="stores of other traits, to see whether the features fire there too",
+    )
+    group.add_argument(
+        "--explanations", action="store_true", help="fetch what Neuronpedia says of the top features"
+    )
+    group.add_argument(
+        "--explanations-cache",
+        type=Path,
+        default=STAGE_FOLDER / "results" / ".neuronpedia_cache",
+        metavar="FOLDER",
+        help="where fetched answers are kept",
+    )
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @exit_codes
@@ -71,83 +134,94 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.input is None:
             parser.error("--input is needed, unless --display-only shows results that exist")
         _analyze(arguments)
-    print(format_report(read_results(arguments.output), arguments.display_top))
+    results = read_results(arguments.output)
+    explanations = read_explanations(arguments.output)
+    print(format_report(results, arguments.display_top, arguments.one_per_family, explanations))
     print(f"\nresults: {arguments.output}")
     return 0
 
 
 def _analyze(arguments: argparse.Namespace) -> None:
+    from threadpoolctl import threadpool_limits
     from tqdm import tqdm
 
-    from s2_find_top_features.baselines import text_baselines
+    from s2_find_top_features.analysis import analyze, compare_poolings, label_messages
     from s2_find_top_features.feature_examples import collect_examples
-    from s2_find_top_features.ranking import Thresholds, rank_features
+    from s2_find_top_features.specificity import open_traits
 
     watch = Stopwatch()
     store = FeatureStore(arguments.input)
     check_way(arguments.output, arguments.overwrite, "results", SUMMARY)
-    logger.info(settings_line(arguments, frozenset({"display_only", "display_top", "overwrite"})))
-    messages = label_messages(store)
-    for message in messages:
+    traits = open_traits(store, arguments.contrast)
+    shown = frozenset({"display_only", "display_top", "one_per_family", "overwrite"})
+    logger.info(settings_line(arguments, shown))
+    for message in label_messages(store):
         logger.warning("note: %s", message)
-    thresholds = Thresholds(arguments.min_pearson, arguments.min_tpr, arguments.max_fpr)
-    with tqdm(total=len(store.saes), unit="SAE", desc="ranking") as bar:
-        ranking = rank_features(
-            store, arguments.pooling, arguments.rank_by, thresholds, arguments.top_n, lambda sae: bar.update()
-        )
-    results = RankedResults(
-        ranking.features,
-        {
-            "store": {"name": arguments.input.resolve().name, "fingerprint": store.fingerprint},
-            "model": store.manifest["model"],
-            "settings": {
-                "pooling": arguments.pooling,
-                "rank_by": arguments.rank_by,
-                "top_n": arguments.top_n,
-                **vars(thresholds),
-            },
-            "n_features": ranking.n_features,
-            "n_active_on_train": ranking.n_active,
-            "n_passing": ranking.n_passing,
-            "sentences": _counts(store),
-            "messages": messages,
-            "baselines": text_baselines(store),
-            "quick_list": _quick_list(store, ranking.features[:20]),
-            "libraries": library_versions(("numpy", "scipy", "scikit-learn")),
-        },
-    )
-    examples = collect_examples(store, results.features, EXAMPLES_PER_LABEL)
-    make_way(arguments.output, arguments.overwrite, "results", SUMMARY)
-    write_results(arguments.output, results.features, examples, results.summary)
+    settings = _settings(arguments)
+    # Many small matrices: BLAS threads would wait for one another; the workers keep the cores busy.
+    with threadpool_limits(1):
+        with tqdm(total=len(store.saes), unit="SAE", desc="ranking") as bar:
+            analysis = analyze(store, settings, bar.update)
+        extra: dict[str, Any] = {"pooling_comparison": None, "specificity": None}
+        if arguments.compare_poolings:
+            n_passes = len(store.saes) * (len(POOLINGS) - 1)
+            with tqdm(total=n_passes, unit="SAE", desc="other poolings") as bar:
+                extra["pooling_comparison"] = compare_poolings(store, settings, analysis.ranking, bar.update)
+        examples = collect_examples(store, analysis.features, EXAMPLES_PER_LABEL)
+        make_way(arguments.output, arguments.overwrite, "results", SUMMARY)
+        if len(traits) > 1:
+            extra["specificity"] = _write_specificity(arguments.output, analysis, traits, settings)
+    if arguments.explanations:
+        _write_explanations(arguments, analysis.features)
+    libraries = library_versions(("numpy", "scipy", "scikit-learn"))
+    summary = {**analysis.summary, **extra, "libraries": libraries}
+    write_results(arguments.output, analysis.features, examples, summary, analysis.falling)
     logger.info(
-        "%s features of %d SAEs ranked in %.1f s", f"{ranking.n_features:,}", len(store.saes), watch.seconds
+        "%s features of %d SAEs ranked, %d of them written, in %.1f s",
+        f"{analysis.ranking.n_features:,}",
+        len(store.saes),
+        len(analysis.features),
+        watch.seconds,
     )
 
 
-def label_messages(store: FeatureStore) -> list[str]:
-    """What the labels of each split do not allow, in words."""
-    messages = []
-    for name, members in (("train", ~store.held_out), ("held-out", store.held_out)):
-        absent = [str(label) for label in range(4) if not (store.labels[members] == label).any()]
-        if absent:
-            messages.append(
-                f"no {name} sentence has label {' or '.join(absent)}: {name} metrics that need it are empty, "
-                "and a filter on such a metric is not applied"
-            )
-    return messages
+def _settings(arguments: argparse.Namespace) -> "RankingSettings":
+    from s2_find_top_features.ranking import RankingSettings, Thresholds
+
+    return RankingSettings(
+        pooling=arguments.pooling,
+        rank_by=arguments.rank_by,
+        thresholds=Thresholds(arguments.min_pearson, arguments.min_tpr, arguments.max_fpr),
+        top_n=arguments.top_n,
+        n_permutations=arguments.permutations,
+        seed=arguments.seed,
+        stratify_by_length=arguments.stratify_by_length,
+        n_workers=arguments.workers,
+    )
 
 
-def _counts(store: FeatureStore) -> dict[str, dict[str, int]]:
-    return {
-        name: {str(label): int((store.labels[members] == label).sum()) for label in range(4)}
-        for name, members in (("train", ~store.held_out), ("held_out", store.held_out))
-    }
+def _write_specificity(
+    folder: Path, analysis: "Analysis", traits: "Sequence[Trait]", settings: "RankingSettings"
+) -> dict[str, dict[str, float | None]]:
+    from tqdm import tqdm
+
+    from s2_find_top_features.specificity import best_features, write_matrix, write_specificity
+
+    with tqdm(total=2 * (len(traits) - 1), unit="trait", desc="other traits") as bar:
+        write_specificity(folder, analysis.features, analysis.activations, traits, settings, bar.update)
+        best = best_features(analysis.features[0], traits, settings, bar.update)
+    return write_matrix(folder, best, settings)
 
 
-def _quick_list(store: FeatureStore, features: Sequence[Any]) -> str:
-    pages = {sae.name: sae.neuronpedia_id for sae in store.saes}
-    name = Path(store.manifest["input"]["file"]).stem
-    return quick_list_url(name, [(pages[feature.sae_name], feature.feature_id) for feature in features])
+def _write_explanations(arguments: argparse.Namespace, features: list[RankedFeature]) -> None:
+    from tqdm import tqdm
+
+    from s2_find_top_features.neuronpedia import fetch_explanations
+
+    with tqdm(total=len(features), unit="feature", desc="Neuronpedia") as bar:
+        explanations = fetch_explanations(features, arguments.explanations_cache, bar.update)
+    write_json(arguments.output / EXPLANATIONS, explanations)
+    logger.info("Neuronpedia explains %d of the %d features", len(explanations), len(features))
 
 
 if __name__ == "__main__":

@@ -1,35 +1,238 @@
-"""What a feature has to beat on the same sentences: classifiers that read nothing but the text."""
+"""What a feature has to beat on the same split: words, length, probes of hidden states, random directions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from concept_evaluation.baselines import bag_of_words, sentence_length
+from concept_evaluation.baselines import Baseline, bag_of_words, sentence_length
+from concept_evaluation.bootstrap import bootstrap_intervals, paired_difference
 from concept_evaluation.metrics import auroc
-from s1_compute_all_features.feature_store import FeatureStore
+from concept_evaluation.probes import FittedProbe, fit_probes
+from concept_evaluation.splits import group_folds
+from s1_compute_all_features.feature_store import FeatureStore, StoredSae, pool_dense
+from s2_find_top_features.feature_metrics import LabelledColumns
+from s2_find_top_features.ranking import (
+    FOLD_SEED,
+    N_FOLDS,
+    RankingSettings,
+    Split,
+    score_features,
+)
+from s2_find_top_features.sparse_columns import SparseColumns
+from s2_find_top_features.threads import in_threads
+
+RANDOM_DIRECTIONS = "random_directions"
+HIDDEN_STATE_POOLING = "mean"
+
+_DIRECTIONS_AT_ONCE = 256
 
 
-def text_baselines(store: FeatureStore) -> dict[str, dict[str, float | None]]:
-    """AUROC of label 3 against label 0 for bag of words and for sentence length, fitted on train.
+@dataclass(frozen=True)
+class Predictor:
+    """Something that scores every sentence.
+
+    Attributes:
+        scores: float64 [n_sentences], higher for more of the trait.
+        cross_validated: mean AUROC over folds of train; None where it was not cross-validated.
+        details: what was chosen on the way (layer, penalty), for the summary.
+    """
+
+    scores: np.ndarray
+    cross_validated: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fit_baselines(
+    store: FeatureStore, split: Split, sae: StoredSae, settings: RankingSettings
+) -> tuple[dict[str, Predictor], list[str]]:
+    """Every baseline that the store allows, fitted on the train sentences with label 0 or 3.
+
+    Args:
+        store: the feature store.
+        split: its sentences by side.
+        sae: the SAE of the best feature: its width, layer and density set the random control.
+        settings: of the ranking, which the random control goes through as well.
 
     Returns:
-        Name to ``train`` and ``held_out``; None where one of the labels is absent. The train value is that
-        of the fitted sentences, so only the held-out one can be compared with a feature's.
+        Name to predictor, in the order of the report; and messages on what could not be had. Nothing where
+        train lacks label 0 or 3.
+    """
+    fit = np.flatnonzero(split.train & ((store.labels == 3) | (store.labels == 0)))
+    is_3 = store.labels[fit] == 3
+    if len(np.unique(is_3)) < 2:
+        return {}, ["no baselines: they need train sentences of label 0 and of label 3"]
+    folds: list[tuple[np.ndarray, np.ndarray]] = []
+    if len(np.unique(store.groups[fit])) >= 2:
+        folds = list(group_folds(store.labels[fit], store.groups[fit], N_FOLDS, FOLD_SEED))
+    messages = []
+    texts = [bag_of_words("classification", store.sentences)]
+    if store.manifest.get("tokens", "all") == "all":
+        texts.append(sentence_length("classification", store.n_tokens))
+    else:
+        messages.append("the store holds one token a sentence: no baseline of sentence length")
+    predictors = {baseline.name: _fit_text(baseline, fit, is_3, folds) for baseline in texts}
+    layers = [] if store.hidden_states_stored == "none" else store.layers
+    predictors |= _best_probes(store, layers, fit, is_3, folds, settings.n_workers)
+    if not layers:
+        messages.append("the store holds no hidden states: no probes and no random directions")
+    elif sae.input_layer not in layers:
+        messages.append(
+            f"hidden layer {sae.input_layer}, which the best feature's SAE reads, is not stored: no random "
+            "directions"
+        )
+    else:
+        predictors[RANDOM_DIRECTIONS] = best_random_direction(store, split, sae, settings)
+    return predictors, messages
+
+
+def best_random_direction(
+    store: FeatureStore, split: Split, sae: StoredSae, settings: RankingSettings
+) -> Predictor:
+    """The best of as many random unit directions as the SAE has features, chosen as the features are.
+
+    Each direction's projection of the tokens' hidden states is cut at the level that leaves it as dense on
+    the train tokens as the SAE's features are on average, then pooled like a feature's activations and
+    ranked by the same metric and filters on train. A store that holds hidden states per sentence only gives
+    these, and the density is that of the pooled features.
+    """
+    per_token = store.hidden_states_stored == "all"
+    if per_token:
+        states, activations = store.hidden_states(sae.input_layer), store.activations(sae)
+        of_train = np.repeat(split.train, store.n_tokens)
+    else:
+        states = store.pooled_hidden_states(sae.input_layer, settings.pooling)
+        activations, of_train = store.pooled_activations(sae, settings.pooling), split.train
+    density = np.diff(activations.indptr)[of_train].mean() / sae.d_sae
+    n_rows = int(of_train.sum())
+    place = min(int((1 - density) * n_rows), n_rows - 1)
+
+    def best_of_chunk(first: int) -> tuple[tuple[float, float], np.ndarray]:
+        rng = np.random.default_rng([settings.seed, first])
+        n_directions = min(_DIRECTIONS_AT_ONCE, sae.d_sae - first)
+        directions = rng.normal(size=(states.shape[1], n_directions)).astype(np.float32)
+        directions /= np.linalg.norm(directions, axis=0)
+        projection = states @ directions
+        cut = np.partition(projection[of_train], place, axis=0)[place]
+        fired = np.maximum(projection - cut, 0)
+        if per_token:
+            fired = pool_dense(fired, store.starts, store.content, settings.pooling)
+        pooled = fired.T
+        columns = SparseColumns.from_dense(pooled[:, split.train])
+        order = score_features(
+            LabelledColumns(columns, split.labels), split.fold, settings.rank_by, settings.thresholds
+        ).order
+        top = int(np.lexsort((order[:, 1], order[:, 0]))[0])
+        return (float(order[top, 0]), float(order[top, 1])), pooled[top].astype(np.float64)
+
+    chunks = range(0, sae.d_sae, _DIRECTIONS_AT_ONCE)
+    best_order, best = (np.inf, np.inf), np.zeros(len(store.labels))
+    for order, activation in in_threads(best_of_chunk, chunks, settings.n_workers):
+        if order < best_order:
+            best_order, best = order, activation
+    details = {"layer": sae.input_layer, "n_directions": sae.d_sae, "density": float(density)}
+    return Predictor(best, None, details)
+
+
+def evaluate(
+    predictors: Mapping[str, Predictor], store: FeatureStore, split: Split, seed: int
+) -> dict[str, dict[str, Any]]:
+    """AUROC of label 3 against label 0 of every predictor, on train and on held-out.
+
+    Returns:
+        Name to ``train`` (on the very sentences of the fit, so high for a flexible predictor),
+        ``cross_validated``, ``held_out``, ``held_out_low`` and ``held_out_high`` (95% bootstrap interval by
+        group), and the predictor's details. None where a value does not exist.
     """
     ends = (store.labels == 3) | (store.labels == 0)
-    fit, judge = ends & ~store.held_out, ends & store.held_out
+    train, held_out = (np.flatnonzero(ends & side) for side in (split.train, ~split.train))
     is_3 = store.labels == 3
-    results: dict[str, dict[str, float | None]] = {}
-    for baseline in (
-        bag_of_words("classification", store.sentences),
-        sentence_length("classification", store.n_tokens),
-    ):
-        if len(np.unique(is_3[fit])) < 2:
-            results[baseline.name] = {"train": None, "held_out": None}
-            continue
-        baseline.estimator.fit(baseline.inputs[fit], is_3[fit])
-        results[baseline.name] = {
-            split: auroc(baseline.estimator.decision_function(baseline.inputs[rows]), is_3[rows])
-            if rows.any()
-            else None
-            for split, rows in (("train", fit), ("held_out", judge))
+
+    def on(rows: np.ndarray) -> dict[str, float | None]:
+        if not len(rows):
+            return dict.fromkeys(predictors)
+        return {name: auroc(one.scores[rows], is_3[rows]) for name, one in predictors.items()}
+
+    of_train, of_held_out = on(train), on(held_out)
+    intervals = bootstrap_intervals(lambda rows: on(held_out[rows]), store.groups[held_out], seed)
+    results = {}
+    for name, predictor in predictors.items():
+        low, high = intervals[name] or (None, None)
+        results[name] = {
+            "train": of_train[name],
+            "cross_validated": predictor.cross_validated,
+            "held_out": of_held_out[name],
+            "held_out_low": low,
+            "held_out_high": high,
+            **predictor.details,
         }
     return results
+
+
+def verdict(
+    first: np.ndarray, second: np.ndarray, store: FeatureStore, split: Split, seed: int
+) -> dict[str, Any]:
+    """Whether one score of the sentences tells label 3 from label 0 better than another, on held-out.
+
+    Args:
+        first: float [n_sentences], e.g. the best feature's activations.
+        second: float [n_sentences], e.g. the bag of words' scores.
+        store: the feature store.
+        split: its sentences by side.
+        seed: of the bootstrap.
+
+    Returns:
+        ``word``: "beats" where the 95% interval of the AUROC difference (paired bootstrap by group) lies
+        above 0, "loses" where it lies below, else "cannot tell"; ``difference_low`` and
+        ``difference_high``, None where there are too few held-out sentences.
+    """
+    rows = np.flatnonzero(~split.train & ((store.labels == 3) | (store.labels == 0)))
+    interval = None
+    if len(rows):
+        interval = paired_difference(
+            first[rows], second[rows], auroc, store.labels[rows] == 3, store.groups[rows], seed
+        )
+    low, high = interval or (None, None)
+    word = "cannot tell"
+    if low is not None and high is not None and (low > 0 or high < 0):
+        word = "beats" if low > 0 else "loses"
+    return {"word": word, "difference_low": low, "difference_high": high}
+
+
+def _best_probes(
+    store: FeatureStore,
+    layers: list[int],
+    fit: np.ndarray,
+    is_3: np.ndarray,
+    folds: list[tuple[np.ndarray, np.ndarray]],
+    n_workers: int,
+) -> dict[str, Predictor]:
+    """Each probe at the layer that does best in cross-validation; an earlier layer wins a tie."""
+
+    def of_layer(layer: int) -> dict[str, FittedProbe]:
+        return fit_probes(store.pooled_hidden_states(layer, HIDDEN_STATE_POOLING), fit, is_3, folds)
+
+    best: dict[str, Predictor] = {}
+    for layer, probes in zip(layers, in_threads(of_layer, layers, n_workers), strict=True):
+        for name, probe in probes.items():
+            standing = best.get(name)
+            if standing is None or probe.cross_validated > (standing.cross_validated or 0.0):
+                details = {"layer": layer} if probe.C is None else {"layer": layer, "C": probe.C}
+                best[name] = Predictor(probe.scores, probe.cross_validated, details)
+    return best
+
+
+def _fit_text(
+    baseline: Baseline, fit: np.ndarray, is_3: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
+) -> Predictor:
+    by_fold = []
+    for fitting, judged in folds:
+        if len(np.unique(is_3[fitting])) == 2:
+            baseline.estimator.fit(baseline.inputs[fit[fitting]], is_3[fitting])
+            scores = baseline.estimator.decision_function(baseline.inputs[fit[judged]])
+            value = auroc(scores, is_3[judged])
+            by_fold += [] if value is None else [value]
+    baseline.estimator.fit(baseline.inputs[fit], is_3)
+    scores = baseline.estimator.decision_function(baseline.inputs)
+    return Predictor(scores, float(np.mean(by_fold)) if by_fold else None)

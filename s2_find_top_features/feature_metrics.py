@@ -1,10 +1,8 @@
 """Metrics of sparse features against labels, for all features of an SAE at once.
 
-Arrays in, numbers out. Activations are non-negative and mostly zero; every kernel works on the stored
-(non-zero) values and accounts for the zeros in closed form, so that the result equals that of a dense
-computation, ties and zeros included.
-
-Names: f counts features, i counts stored values. n is the number of sentences looked at.
+Arrays in, numbers out. Every kernel works on the stored (non-zero) values and accounts for the zeros in
+closed form, so that the result equals that of a dense computation, ties and zeros included. Sums that decide
+ranks (mid-ranks, pairs) are sums of integers and halves below 2^53: exact, whatever their order.
 """
 
 from dataclasses import dataclass
@@ -12,142 +10,165 @@ from functools import cached_property
 
 import numpy as np
 
+from s2_find_top_features.sparse_columns import SparseColumns, segment_sums
+
 LABELS = (0, 1, 2, 3)
 THRESHOLD_QUANTILE = 0.95
 """A feature fires on a sentence when its activation exceeds this quantile of the label-0 activations."""
 
 
 @dataclass(frozen=True)
-class SparseColumns:
-    """The stored values of [n, n_features] activations, sorted by feature and, within it, by value.
+class LabelledColumns:
+    """Activations with their sentences' labels, and what several metrics take from both.
 
     Attributes:
-        feature: int64 [n_values], ascending.
-        value: float64 [n_values], above zero, ascending within a feature.
-        row: int64 [n_values], the sentence.
-        n: number of sentences.
-        n_features: number of features.
+        columns: the activations.
+        labels: int64 [n], each one of `LABELS`.
     """
 
-    feature: np.ndarray
-    value: np.ndarray
-    row: np.ndarray
-    n: int
-    n_features: int
-
-    @classmethod
-    def from_csr(
-        cls, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]
-    ) -> "SparseColumns":
-        """From compressed sparse rows (SciPy's csr layout) of non-negative values."""
-        row = np.repeat(np.arange(shape[0]), np.diff(indptr))
-        order = np.lexsort((data, indices))
-        return cls(
-            feature=indices[order].astype(np.int64),
-            value=data[order].astype(np.float64),
-            row=row[order],
-            n=shape[0],
-            n_features=shape[1],
-        )
-
-    def subset(self, keep: np.ndarray) -> "SparseColumns":
-        """The sentences for which ``keep`` (bool [n]) is True, renumbered; the sorting stays."""
-        kept = keep[self.row]
-        number = np.cumsum(keep) - 1
-        return SparseColumns(
-            self.feature[kept], self.value[kept], number[self.row[kept]], int(keep.sum()), self.n_features
-        )
-
-    def sums(self, weights: np.ndarray) -> np.ndarray:
-        """Sum of a weight per stored value over each feature: float64 [n_features]."""
-        return np.bincount(self.feature, weights=weights, minlength=self.n_features)
+    columns: SparseColumns
+    labels: np.ndarray
 
     @cached_property
-    def n_active(self) -> np.ndarray:
-        """Number of sentences on which each feature is active: int64 [n_features]."""
-        return np.bincount(self.feature, minlength=self.n_features)
+    def n_by_label(self) -> np.ndarray:
+        """Number of sentences of each label: int64 [4]."""
+        return np.bincount(self.labels, minlength=len(LABELS))
 
     @cached_property
-    def starts(self) -> np.ndarray:
-        """Where each feature's values start: int64 [n_features + 1]."""
-        return np.concatenate([[0], np.cumsum(self.n_active)])
+    def label(self) -> np.ndarray:
+        """Label of each stored value's sentence: int8 [n_values]."""
+        return self.labels.astype(np.int8)[self.columns.row]
 
     @cached_property
-    def _ties(self) -> tuple[np.ndarray, np.ndarray]:
-        """First index and length of every run of equal values within a feature."""
-        if not len(self.value):
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        changes = (self.feature[1:] != self.feature[:-1]) | (self.value[1:] != self.value[:-1])
-        first = np.flatnonzero(np.concatenate([[True], changes]))
-        return first, np.diff(np.concatenate([first, [len(self.value)]]))
+    def active_by_label(self) -> np.ndarray:
+        """Number of active sentences by feature and label: int64 [n_features, 4]."""
+        return np.bincount(self._cell, minlength=4 * self.columns.n_features).reshape(-1, 4)
 
     @cached_property
-    def excess_rank(self) -> np.ndarray:
-        """Mid-rank of each stored value minus the mid-rank of its feature's zeros: float64 [n_values].
+    def sum_by_label(self) -> np.ndarray:
+        """Sum of the activations by feature and label: float64 [n_features, 4]."""
+        return self._by_label(self.columns.value)
 
-        Ranks count from 1; z zeros share the rank (z + 1) / 2, or would, were there any.
+    @cached_property
+    def excess_by_label(self) -> np.ndarray:
+        """Sum of the excess ranks by feature and label: float64 [n_features, 4]."""
+        return self._by_label(self.columns.excess_rank)
+
+    @cached_property
+    def pairs_won(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mann-Whitney U, a tie counting half, of three sets of label pairs (low, high).
+
+        A pair of sentences is won where the one with the higher label has the higher activation.
+
+        Returns:
+            float64 [n_features] each: of (0, 3); of (0, 3), (1, 3) and (2, 3); of (0, 1), (0, 2) and (1, 2).
         """
-        first, length = self._ties
-        n_zero = self.n - self.n_active
-        position = np.repeat(first + (length - 1) / 2, length) - self.starts[self.feature]
-        rank = n_zero[self.feature] + position + 1
-        return rank - (n_zero[self.feature] + 1) / 2
+        first, _ = self.columns.ties
+        bounds = np.append(first, len(self.label))
+        n_runs = np.bincount(self.columns.feature[first], minlength=self.columns.n_features)
+        # Of label a: `up_to` counts its values before each run, `here` those in the run, and `around` twice
+        # those before plus those in it: what a value of the run wins against them, in halves.
+        counts = [_count_before(self.label == label) for label in LABELS]
+        up_to = [of_label[bounds] for of_label in counts]
+        here = [of_label[1:] - of_label[:-1] for of_label in up_to]
+        around = [of_label[1:] + of_label[:-1] for of_label in up_to]
+        before = [of_label[self.columns.starts[:-1]] for of_label in counts]
+        active = self.active_by_label.T
+        zero = self.n_by_label[:, None] - active
+
+        def won(high_and_lows: dict[int, tuple[int, ...]]) -> np.ndarray:
+            stored = sum(
+                here[high] * sum(around[low] for low in lows) for high, lows in high_and_lows.items()
+            )
+            halves = segment_sums(np.asarray(stored, dtype=np.int64), n_runs)
+            for high, lows in high_and_lows.items():
+                for low in lows:
+                    halves += active[high] * (2 * zero[low] - 2 * before[low]) + zero[high] * zero[low]
+            return halves / 2
+
+        return won({3: (0,)}), won({3: (0, 1, 2)}), won({1: (0,), 2: (0, 1)})
 
     @cached_property
-    def rank_variance(self) -> np.ndarray:
-        """N times the variance of each feature's mid-ranks: float64 [n_features].
+    def deviations(self) -> tuple[np.ndarray, np.ndarray]:
+        """Deviations of the activations from their feature's mean, zeros included.
 
-        (n^3 - n - sum over ties of (t^3 - t)) / 12, the zeros being one tie.
+        Taken from the mean before they are squared or summed, so that a feature that hardly varies keeps
+        its digits.
+
+        Returns:
+            N times the variance, float64 [n_features], exactly 0 for a feature that never varies; and the
+            sum of the deviations by label, float64 [n_features, 4].
         """
-        first, length = self._ties
-        ties = self.feature[first] if len(first) else first
-        cubes = np.bincount(ties, weights=length.astype(float) ** 3 - length, minlength=self.n_features)
-        n_zero = (self.n - self.n_active).astype(float)
-        return (float(self.n) ** 3 - self.n - cubes - (n_zero**3 - n_zero)) / 12
+        columns = self.columns
+        mean = columns.sums(columns.value) / max(columns.n, 1)
+        deviation = columns.value - mean[columns.feature]
+        by_label = self._by_label(deviation) - (self.n_by_label - self.active_by_label) * mean[:, None]
+        total = columns.sums(deviation * deviation) + (columns.n - columns.n_active) * mean**2
+        return np.where(columns.rank_variance > 0, total, 0.0), by_label
+
+    @cached_property
+    def _cell(self) -> np.ndarray:
+        return self.columns.feature * np.int32(4) + self.label
+
+    def _by_label(self, weights: np.ndarray) -> np.ndarray:
+        n_cells = 4 * self.columns.n_features
+        return np.bincount(self._cell, weights=weights, minlength=n_cells).reshape(-1, 4)
 
 
-def pearson(columns: SparseColumns, labels: np.ndarray) -> np.ndarray:
+def pearson(data: LabelledColumns) -> np.ndarray:
     """Pearson correlation of each feature with the labels: float64 [n_features], NaN for a constant."""
-    deviation = labels - labels.mean()
-    covariance = columns.sums(columns.value * deviation[columns.row])
-    return _ratio(covariance, np.sqrt(_squared_deviation(columns) * (deviation @ deviation)))
+    if not data.columns.n:
+        return np.full(data.columns.n_features, np.nan)
+    deviation = np.array(LABELS) - data.labels.mean()
+    label_variance = float(data.n_by_label @ deviation**2)
+    squared_deviation, deviation_by_label = data.deviations
+    return _ratio(_over_labels(deviation_by_label, deviation), np.sqrt(squared_deviation * label_variance))
 
 
-def spearman(columns: SparseColumns, labels: np.ndarray) -> np.ndarray:
+def label_rank_deviations(n_by_label: np.ndarray) -> np.ndarray:
+    """Mid-rank of each label minus the mean rank: float64 [4], for counts int [4]."""
+    mid_rank = np.cumsum(n_by_label) - (n_by_label - 1) / 2
+    return mid_rank - (n_by_label.sum() + 1) / 2
+
+
+def spearman(data: LabelledColumns) -> np.ndarray:
     """Spearman correlation (mid-ranks for ties) with the labels: float64 [n_features], NaN for a constant."""
-    ranks = _mid_ranks(labels)
-    deviation = ranks - ranks.mean()
-    covariance = columns.sums(columns.excess_rank * deviation[columns.row])
-    return _ratio(covariance, np.sqrt(columns.rank_variance * (deviation @ deviation)))
+    deviation = label_rank_deviations(data.n_by_label)
+    label_variance = float(data.n_by_label @ deviation**2)
+    return _ratio(
+        _over_labels(data.excess_by_label, deviation), np.sqrt(data.columns.rank_variance * label_variance)
+    )
 
 
-def auroc(columns: SparseColumns, positive: np.ndarray) -> np.ndarray:
-    """Chance that a positive sentence has the higher activation, ties counting half (Mann-Whitney U).
-
-    Args:
-        columns: of the positive and negative sentences together.
-        positive: bool [n].
+def auroc_3_vs_0(data: LabelledColumns) -> np.ndarray:
+    """Chance that a label-3 sentence has a higher activation than a label-0 one, ties counting half.
 
     Returns:
-        float64 [n_features]; 0.5 for a feature that never fires; NaN where a class is absent.
+        float64 [n_features]; 0.5 for a feature that never fires; NaN where a label is absent.
     """
-    n_positive = int(positive.sum())
-    n_negative = columns.n - n_positive
-    if not n_positive or not n_negative:
-        return np.full(columns.n_features, np.nan)
-    zero_rank = (columns.n - columns.n_active + 1) / 2
-    rank_sum = columns.sums(columns.excess_rank * positive[columns.row]) + n_positive * zero_rank
-    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+    return _share(data.pairs_won[0], int(data.n_by_label[3] * data.n_by_label[0]))
 
 
-def means_by_label(columns: SparseColumns, labels: np.ndarray) -> np.ndarray:
+def auroc_3_vs_rest(data: LabelledColumns) -> np.ndarray:
+    """As `auroc_3_vs_0`, label 3 against all other labels."""
+    return _share(data.pairs_won[1], int(data.n_by_label[3] * data.n_by_label[:3].sum()))
+
+
+def trend(data: LabelledColumns) -> np.ndarray:
+    """Jonckheere-Terpstra statistic over its maximum: float64 [n_features], 0.5 without a trend.
+
+    The sum of the Mann-Whitney U of every pair of labels, divided by the number of pairs of sentences
+    with different labels. NaN with one label only.
+    """
+    n = data.n_by_label
+    n_pairs = (int(n.sum()) ** 2 - int((n**2).sum())) // 2
+    return _share(data.pairs_won[1] + data.pairs_won[2], n_pairs)
+
+
+def means_by_label(data: LabelledColumns) -> np.ndarray:
     """Mean activation per label: float64 [4, n_features], NaN for a label that does not occur."""
-    means = np.full((len(LABELS), columns.n_features), np.nan)
-    for label in LABELS:
-        n_label = int((labels == label).sum())
-        if n_label:
-            means[label] = columns.sums(columns.value * (labels[columns.row] == label)) / n_label
-    return means
+    n = data.n_by_label[:, None]
+    return np.where(n > 0, data.sum_by_label.T / np.maximum(n, 1), np.nan)
 
 
 def quantile(columns: SparseColumns, q: float) -> np.ndarray:
@@ -164,66 +185,45 @@ def quantile(columns: SparseColumns, q: float) -> np.ndarray:
     return below + (position - low) * (above - below)
 
 
-def fires(columns: SparseColumns, threshold: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """How many of the sentences marked in ``among`` (bool [n]) exceed each feature's threshold.
-
-    Args:
-        columns: the activations.
-        threshold: float64 [n_features], at least 0; exceeding is strict, so a zero never fires.
-        among: bool [n].
-
-    Returns:
-        int64 [n_features].
-    """
-    firing = (columns.value > threshold[columns.feature]) & among[columns.row]
-    return np.bincount(columns.feature[firing], minlength=columns.n_features)
+def firing_threshold(data: LabelledColumns) -> np.ndarray:
+    """The `THRESHOLD_QUANTILE` of the label-0 activations: float64 [n_features], NaN without label 0."""
+    return quantile(data.columns.subset(data.labels == 0), THRESHOLD_QUANTILE)
 
 
-def crossfitted_rates(
-    columns: SparseColumns, labels: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
+def crossfitted_rates(data: LabelledColumns, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """TPR on label 3 and FPR on label 0, each sentence judged by a threshold from the other folds.
 
     With the threshold from the same sentences the FPR would be 5% by construction.
 
     Args:
-        columns: the train sentences.
-        labels: int64 [n].
-        folds: (fitting indices, judged indices); every sentence is judged once.
+        data: the train sentences.
+        fold: int [n], the fold of each sentence, from 0.
 
     Returns:
-        TPR and FPR, float64 [n_features]; NaN where the label is absent, or where a fold has no label 0
-        to take its threshold from.
+        TPR and FPR, float64 [n_features]; NaN where the label is absent, or where the other folds have no
+        label 0 to take a threshold from.
     """
-    caught = np.zeros(columns.n_features)
-    alarmed = np.zeros(columns.n_features)
-    for fitting, judged in folds:
-        threshold = quantile(columns.subset(_mask(fitting, columns.n) & (labels == 0)), THRESHOLD_QUANTILE)
-        judged_mask = _mask(judged, columns.n)
-        if np.isnan(threshold).any():
-            return np.full(columns.n_features, np.nan), np.full(columns.n_features, np.nan)
-        caught += fires(columns, threshold, judged_mask & (labels == 3))
-        alarmed += fires(columns, threshold, judged_mask & (labels == 0))
-    return _share(caught, int((labels == 3).sum())), _share(alarmed, int((labels == 0).sum()))
+    is_0 = data.labels == 0
+    of_0 = data.columns.subset(is_0)
+    n_folds = int(fold.max(initial=0)) + 1
+    threshold = np.stack([quantile(of_0.subset(fold[is_0] != k), THRESHOLD_QUANTILE) for k in range(n_folds)])
+    return _rates(data, threshold, fold)
 
 
-def rates(columns: SparseColumns, labels: np.ndarray, threshold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """TPR on label 3 and FPR on label 0 at thresholds that were fitted elsewhere; NaN for absent labels."""
-    if np.isnan(threshold).any():
-        return np.full(columns.n_features, np.nan), np.full(columns.n_features, np.nan)
-    tpr = _share(fires(columns, threshold, labels == 3), int((labels == 3).sum()))
-    fpr = _share(fires(columns, threshold, labels == 0), int((labels == 0).sum()))
-    return tpr, fpr
+def rates(data: LabelledColumns, threshold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """TPR on label 3 and FPR on label 0 at thresholds (float64 [n_features]) that were fitted elsewhere.
+
+    A sentence fires where its activation exceeds the threshold, so a zero never does. NaN for an absent
+    label or threshold.
+    """
+    return _rates(data, threshold[None], np.zeros(data.columns.n, dtype=np.int64))
 
 
-def metrics_of_split(
-    columns: SparseColumns, labels: np.ndarray, tpr: np.ndarray, fpr: np.ndarray
-) -> dict[str, np.ndarray]:
+def metrics_of_split(data: LabelledColumns, tpr: np.ndarray, fpr: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric of `ranked_features.METRICS` on one split.
 
     Args:
-        columns: the split's sentences.
-        labels: int64 [n].
+        data: the split's sentences.
         tpr: float64 [n_features], cross-fitted on train, at train's threshold on held-out.
         fpr: likewise.
 
@@ -232,56 +232,58 @@ def metrics_of_split(
         ``separation`` is (mean_3 - mean_0) / std over all sentences (population std). ``monotonicity`` is
         1 where mean_0 <= mean_1 <= mean_2 <= mean_3, else 0. ``trend`` is the chance that of two
         sentences with different labels the one with the higher label has the higher activation, ties
-        counting half (Jonckheere-Terpstra statistic over its maximum; 0.5 is no trend).
-        ``interpretability_score`` is 0.4 pearson + 0.3 separation + 0.3 (tpr - fpr).
+        counting half. ``interpretability_score`` is 0.4 pearson + 0.3 separation + 0.3 (tpr - fpr).
     """
-    means = means_by_label(columns, labels)
-    ends = (labels == 3) | (labels == 0)
-    std = np.sqrt(_squared_deviation(columns) / max(columns.n, 1))
-    correlation = pearson(columns, labels)
+    columns = data.columns
+    means = means_by_label(data)
+    std = np.sqrt(data.deviations[0] / max(columns.n, 1))
+    correlation = pearson(data)
     separation = _ratio(means[3] - means[0], std)
     rising = np.where(np.isnan(means).any(axis=0), np.nan, (np.diff(means, axis=0) >= 0).all(axis=0))
-    no_contrast = np.full(columns.n_features, np.nan)
     return {
         "interpretability_score": 0.4 * correlation + 0.3 * separation + 0.3 * (tpr - fpr),
         "pearson": correlation,
-        "spearman": spearman(columns, labels),
+        "spearman": spearman(data),
         "separation": separation,
         "tpr": tpr,
         "fpr": fpr,
-        "auroc_3_vs_0": auroc(columns.subset(ends), labels[ends] == 3),
-        "auroc_3_vs_rest": auroc(columns, labels == 3),
+        "auroc_3_vs_0": auroc_3_vs_0(data),
+        "auroc_3_vs_rest": auroc_3_vs_rest(data),
         **{f"mean_{label}": means[label] for label in LABELS},
         "monotonicity": rising,
-        "trend": trend(columns, labels) if columns.n else no_contrast,
-        "density": columns.n_active / columns.n if columns.n else no_contrast,
+        "trend": trend(data),
+        "density": _share(columns.n_active, columns.n),
     }
 
 
-def trend(columns: SparseColumns, labels: np.ndarray) -> np.ndarray:
-    """Jonckheere-Terpstra statistic over its maximum: float64 [n_features], 0.5 without a trend.
+def _rates(data: LabelledColumns, threshold: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rates at a threshold per fold and feature, float64 [n_folds, n_features]."""
+    columns = data.columns
+    if np.isnan(threshold).any():
+        nothing = np.full(columns.n_features, np.nan)
+        return nothing, nothing
+    both = []
+    offset = (fold * columns.n_features).astype(np.int32)
+    for label in (3, 0):
+        of_label = np.flatnonzero(data.label == label)
+        feature = columns.feature[of_label]
+        cell = offset[columns.row[of_label]] + feature
+        firing = columns.value[of_label] > threshold.ravel()[cell]
+        fired = np.bincount(feature[firing], minlength=columns.n_features)
+        both.append(_share(fired, int(data.n_by_label[label])))
+    return both[0], both[1]
 
-    The sum of the Mann-Whitney U of every pair of labels, divided by the number of pairs of sentences
-    with different labels. NaN with one label only.
-    """
-    concordant = np.zeros(columns.n_features)
-    n_pairs = 0
-    for low in LABELS:
-        for high in LABELS[low + 1 :]:
-            pair = (labels == low) | (labels == high)
-            weight = int((labels == low).sum()) * int((labels == high).sum())
-            if weight:
-                concordant += weight * auroc(columns.subset(pair), labels[pair] == high)
-                n_pairs += weight
-    return concordant / n_pairs if n_pairs else np.full(columns.n_features, np.nan)
+
+def _over_labels(by_label: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted sum over labels of [n_features, 4]; a matrix product would round by the number of rows."""
+    return (by_label * weight).sum(axis=1)
 
 
-def _squared_deviation(columns: SparseColumns) -> np.ndarray:
-    """N times the variance of each feature, zeros included; exactly 0 for a feature that never varies."""
-    mean = columns.sums(columns.value) / max(columns.n, 1)
-    stored = columns.sums((columns.value - mean[columns.feature]) ** 2)
-    total = stored + (columns.n - columns.n_active) * mean**2
-    return np.where(columns.rank_variance > 0, total, 0.0)
+def _count_before(member: np.ndarray) -> np.ndarray:
+    """How many members stand before each place and in all: int64 [n + 1], for bool [n]."""
+    counts = np.zeros(len(member) + 1, dtype=np.int64)
+    np.cumsum(member, out=counts[1:])
+    return counts
 
 
 def _order_statistic(columns: SparseColumns, k: int) -> np.ndarray:
@@ -293,12 +295,6 @@ def _order_statistic(columns: SparseColumns, k: int) -> np.ndarray:
     return result
 
 
-def _mid_ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
-
-
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Quotient; NaN where the denominator is 0."""
     positive = denominator > 0
@@ -307,9 +303,3 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 def _share(count: np.ndarray, total: int) -> np.ndarray:
     return count / total if total else np.full(len(count), np.nan)
-
-
-def _mask(indices: np.ndarray, n: int) -> np.ndarray:
-    mask = np.zeros(n, dtype=bool)
-    mask[indices] = True
-    return mask

@@ -1,4 +1,4 @@
-"""The ranking: every feature of every SAE scored on train, the best kept with their held-out evidence."""
+"""The ranking: one pass over all SAEs that scores every feature on train and keeps the best."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,21 +7,24 @@ import numpy as np
 
 from concept_evaluation.splits import group_folds
 from pipeline_common.errors import UserError
-from s1_compute_all_features.feature_store import FeatureStore, StoredSae
-from s2_find_top_features.feature_metrics import (
-    THRESHOLD_QUANTILE,
-    SparseColumns,
-    crossfitted_rates,
-    metrics_of_split,
-    quantile,
-    rates,
+from s1_compute_all_features.feature_store import FeatureStore, SparseActivations
+from s2_find_top_features.candidates import Candidates, pool_size
+from s2_find_top_features.feature_metrics import LabelledColumns, crossfitted_rates, metrics_of_split
+from s2_find_top_features.significance import (
+    NullStatistics,
+    Permutations,
+    length_bands,
+    null_statistics,
+    permute_labels,
 )
-from s2_find_top_features.neuronpedia import feature_url
-from s2_find_top_features.ranked_features import METRICS, RankedFeature
+from s2_find_top_features.sparse_columns import SparseColumns
+from s2_find_top_features.threads import in_threads
 
 N_FOLDS = 5
 FOLD_SEED = 0
 SMALLER_IS_BETTER = ("fpr",)
+N_FALLING = 20
+"""How many features that fall with the label are listed."""
 
 
 @dataclass(frozen=True)
@@ -40,108 +43,168 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
+class RankingSettings:
+    """What decides a ranking.
+
+    Attributes:
+        pooling: how a sentence's tokens become one activation.
+        rank_by: the metric that orders the features, descending (ascending for `SMALLER_IS_BETTER`).
+        thresholds: features that pass come before all that do not.
+        top_n: how many to keep.
+        n_permutations: of the null; 0 leaves it out.
+        seed: of permutations and bootstraps.
+        stratify_by_length: permute labels among sentences of similar length only.
+        n_workers: SAEs in work at a time; changes nothing but time and memory.
+    """
+
+    pooling: str
+    rank_by: str
+    thresholds: Thresholds
+    top_n: int
+    n_permutations: int
+    seed: int
+    stratify_by_length: bool
+    n_workers: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """The store's sentences by side of the split.
+
+    Attributes:
+        train: bool [n_sentences].
+        labels: int64 [n_train].
+        groups: int64 [n_train].
+        fold: int64 [n_train], cross-fitting folds, groups kept whole.
+        held_out_labels: int64 [n_held_out].
+        held_out_groups: int64 [n_held_out].
+    """
+
+    train: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    fold: np.ndarray
+    held_out_labels: np.ndarray
+    held_out_groups: np.ndarray
+
+    @classmethod
+    def of(cls, store: FeatureStore) -> "Split":
+        """The split of a store.
+
+        Raises:
+            UserError: the train sentences are one group, so that no threshold can be cross-fitted.
+        """
+        train = ~store.held_out
+        labels, groups = store.labels[train], store.groups[train]
+        fold = np.zeros(len(labels), dtype=np.int64)
+        try:
+            for k, (_, judged) in enumerate(group_folds(labels, groups, N_FOLDS, FOLD_SEED)):
+                fold[judged] = k
+        except ValueError as error:
+            raise UserError(f"{store.path}: train split: {error}; more unlike sentences are needed") from None
+        return cls(train, labels, groups, fold, store.labels[~train], store.groups[~train])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All features of an SAE, or all candidates, on train.
+
+    Attributes:
+        metrics: name to float64 [n_features].
+        passing: bool [n_features], the thresholds are reached.
+        order: float64 [n_features, 2], as in `Candidates`; infinite where a feature cannot be ranked.
+    """
+
+    metrics: dict[str, np.ndarray]
+    passing: np.ndarray
+    order: np.ndarray
+
+
+@dataclass(frozen=True)
 class Ranking:
     """The outcome over all SAEs.
 
     Attributes:
-        features: the best, best first: those that pass the thresholds, then the others.
+        pool: the best features on train, more than are listed: stability is judged among them.
+        falling: the features whose Spearman correlation is most negative.
         n_features: all features of the store.
         n_active: those that are active on at least one train sentence; only they can be ranked.
         n_passing: those that pass the thresholds on train.
+        null: counts under the null; None without permutations.
+        n_fixed: train sentences whose labels no permutation could move.
     """
 
-    features: list[RankedFeature]
+    pool: Candidates
+    falling: Candidates
     n_features: int
     n_active: int
     n_passing: int
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A feature on its way to the ranking, sortable."""
-
-    order: tuple[bool, float, int, int]
-    sae: StoredSae
-    feature_id: int
-    passes: bool
-    train: dict[str, float | None]
-    held_out: dict[str, float | None]
+    null: NullStatistics | None
+    n_fixed: int
 
 
 def rank_features(
     store: FeatureStore,
-    pooling: str,
-    rank_by: str,
-    thresholds: Thresholds,
-    top_n: int,
-    on_sae: Callable[[StoredSae], object] = lambda sae: None,
+    settings: RankingSettings,
+    on_sae: Callable[[], object] = lambda: None,
 ) -> Ranking:
     """Rank all features of a store on its train split.
 
-    One SAE is in memory at a time; of each only its ``top_n`` best go on to the final order.
+    ``n_workers`` SAEs are in memory at a time; of each only its best go on to the final order.
 
     Args:
         store: the feature store.
-        pooling: how a sentence's tokens become one activation.
-        rank_by: the metric that orders them, descending (ascending for ``fpr``), on train. Ties keep
-            the store's order.
-        thresholds: features that pass come before all that do not.
-        top_n: how many to keep.
+        settings: what decides the ranking.
         on_sae: called after each SAE.
 
     Raises:
         UserError: the labels of the store do not allow ``rank_by``, or nothing is active on train.
     """
-    train = ~store.held_out
-    folds = _folds(store, train)
-    candidates: list[_Candidate] = []
-    n_features = n_active = n_passing = 0
-    defined = False
-    for position, sae in enumerate(store.saes):
-        activations = store.pooled_activations(sae, pooling)
-        columns = SparseColumns.from_csr(
-            activations.data, activations.indices, activations.indptr, activations.shape
-        )
-        on_train = columns.subset(train)
-        metrics = metrics_of_split(
-            on_train, store.labels[train], *crossfitted_rates(on_train, store.labels[train], folds)
-        )
-        active = on_train.n_active > 0
-        passing = passes(metrics, thresholds) & active
-        score = metrics[rank_by] if rank_by not in SMALLER_IS_BETTER else -metrics[rank_by]
-        rankable = active & ~np.isnan(score)
-        defined |= bool(rankable.any())
-        n_features += sae.d_sae
-        n_active += int(active.sum())
-        n_passing += int(passing.sum())
-        best = np.lexsort((np.arange(sae.d_sae), -np.where(rankable, score, -np.inf), ~(passing & rankable)))
-        best = best[rankable[best]][:top_n]
-        held_out = _held_out_metrics(columns, on_train, store, train)
-        for feature_id in best.tolist():
-            candidates.append(
-                _Candidate(
-                    order=(not passing[feature_id], -float(score[feature_id]), position, feature_id),
-                    sae=sae,
-                    feature_id=feature_id,
-                    passes=bool(passing[feature_id]),
-                    train=_values(metrics, feature_id),
-                    held_out=_values(held_out, feature_id),
-                )
-            )
-        candidates = sorted(candidates, key=lambda candidate: candidate.order)[:top_n]
-        on_sae(sae)
-    if not n_active:
+    split = Split.of(store)
+    permutations = _permutations(store, split, settings)
+    n_kept = pool_size(settings.top_n, len(store.labels))
+    _ = store.content  # read once, before several threads ask for it
+
+    def of_sae(position: int) -> Ranking:
+        activations = store.pooled_activations(store.saes[position], settings.pooling)
+        return _rank_sae(position, activations, split, settings, permutations, n_kept)
+
+    outcomes = in_threads(of_sae, range(len(store.saes)), settings.n_workers)
+    total = next(outcomes)
+    on_sae()
+    for outcome in outcomes:
+        total = _merged(total, outcome, n_kept)
+        on_sae()
+    if not total.n_active:
         raise UserError(
             f"{store.path}: no feature is active on any train sentence; check the SAEs and the model"
         )
-    if not defined:
-        present = ", ".join(str(label) for label in np.unique(store.labels[train]))
+    if not len(total.pool):
+        present = ", ".join(str(label) for label in np.unique(split.labels))
         raise UserError(
-            f"{store.path}: {rank_by} does not exist for the train labels {present}; rank by another metric, "
-            "e.g. --rank-by spearman"
+            f"{store.path}: {settings.rank_by} does not exist for the train labels {present}; rank by "
+            "another "
+            "metric, e.g. --rank-by spearman"
         )
-    features = [_ranked(rank, candidate) for rank, candidate in enumerate(candidates, start=1)]
-    return Ranking(features, n_features, n_active, n_passing)
+    return total
+
+
+def score_features(data: LabelledColumns, fold: np.ndarray, rank_by: str, thresholds: Thresholds) -> Scores:
+    """Metrics and order of features on train sentences.
+
+    Args:
+        data: the train sentences.
+        fold: int64 [n], cross-fitting folds.
+        rank_by: the metric that orders them.
+        thresholds: features that pass come first.
+    """
+    metrics = metrics_of_split(data, *crossfitted_rates(data, fold))
+    passing = passes(metrics, thresholds) & (data.columns.n_active > 0)
+    score = metrics[rank_by] if rank_by in SMALLER_IS_BETTER else -metrics[rank_by]
+    rankable = (data.columns.n_active > 0) & ~np.isnan(score)
+    order = np.stack([~passing, score], axis=1).astype(np.float64)
+    order[~rankable] = np.inf
+    return Scores(metrics, passing & rankable, order)
 
 
 def passes(metrics: dict[str, np.ndarray], thresholds: Thresholds) -> np.ndarray:
@@ -159,37 +222,64 @@ def passes(metrics: dict[str, np.ndarray], thresholds: Thresholds) -> np.ndarray
     )
 
 
-def _folds(store: FeatureStore, train: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    try:
-        return list(group_folds(store.labels[train], store.groups[train], N_FOLDS, FOLD_SEED))
-    except ValueError as error:
-        raise UserError(f"{store.path}: train split: {error}; more unlike sentences are needed") from None
-
-
-def _held_out_metrics(
-    columns: SparseColumns, on_train: SparseColumns, store: FeatureStore, train: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The held-out split's metrics, with the firing threshold of all of train."""
-    threshold = quantile(on_train.subset(store.labels[train] == 0), THRESHOLD_QUANTILE)
-    held_out = columns.subset(~train)
-    labels = store.labels[~train]
-    return metrics_of_split(held_out, labels, *rates(held_out, labels, threshold))
-
-
-def _values(metrics: dict[str, np.ndarray], feature_id: int) -> dict[str, float | None]:
-    row = {name: float(metrics[name][feature_id]) for name in METRICS}
-    return {name: None if np.isnan(value) else value for name, value in row.items()}
-
-
-def _ranked(rank: int, candidate: _Candidate) -> RankedFeature:
-    return RankedFeature(
-        rank=rank,
-        sae_name=candidate.sae.name,
-        layer=candidate.sae.layer,
-        average_l0=candidate.sae.average_l0,
-        feature_id=candidate.feature_id,
-        passes_filters=candidate.passes,
-        train=candidate.train,
-        held_out=candidate.held_out,
-        neuronpedia_url=feature_url(candidate.sae.neuronpedia_id, candidate.feature_id),
+def _rank_sae(
+    position: int,
+    activations: SparseActivations,
+    split: Split,
+    settings: RankingSettings,
+    permutations: Permutations | None,
+    n_kept: int,
+) -> Ranking:
+    columns = SparseColumns.from_csr(
+        activations.data, activations.indices, activations.indptr, activations.shape, split.train
     )
+    scores = score_features(
+        LabelledColumns(columns, split.labels), split.fold, settings.rank_by, settings.thresholds
+    )
+    null, statistic = None, np.full(columns.n_features, np.nan)
+    if permutations is not None:
+        null, statistic = null_statistics(columns, permutations)
+
+    def candidates(order: np.ndarray, n_best: int) -> Candidates:
+        best = np.lexsort((order[:, 1], order[:, 0]))[:n_best]
+        best = best[np.isfinite(order[best, 1])]
+        return Candidates(
+            order=order[best],
+            sae=np.full(len(best), position),
+            feature_id=best,
+            passes=scores.passing[best],
+            train={name: values[best] for name, values in scores.metrics.items()},
+            statistic=statistic[best],
+            activations=activations.columns(best).T,
+        )
+
+    spearman = scores.metrics["spearman"]
+    falling = np.where(spearman < 0, spearman, np.inf)
+    return Ranking(
+        pool=candidates(scores.order, n_kept),
+        falling=candidates(np.stack([np.zeros_like(falling), falling], axis=1), N_FALLING),
+        n_features=columns.n_features,
+        n_active=int((columns.n_active > 0).sum()),
+        n_passing=int(scores.passing.sum()),
+        null=null,
+        n_fixed=0 if permutations is None else permutations.n_fixed,
+    )
+
+
+def _merged(first: Ranking, second: Ranking, n_kept: int) -> Ranking:
+    return Ranking(
+        pool=first.pool.merged(second.pool, n_kept),
+        falling=first.falling.merged(second.falling, N_FALLING),
+        n_features=first.n_features + second.n_features,
+        n_active=first.n_active + second.n_active,
+        n_passing=first.n_passing + second.n_passing,
+        null=None if first.null is None or second.null is None else first.null + second.null,
+        n_fixed=first.n_fixed,
+    )
+
+
+def _permutations(store: FeatureStore, split: Split, settings: RankingSettings) -> Permutations | None:
+    if not settings.n_permutations:
+        return None
+    bands = length_bands(store.n_tokens[split.train], split.groups) if settings.stratify_by_length else None
+    return permute_labels(split.labels, split.groups, settings.n_permutations, settings.seed, bands)

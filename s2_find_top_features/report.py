@@ -1,6 +1,7 @@
 """The ranking as a table for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from s2_find_top_features.ranked_features import RankedFeature, RankedResults
 
@@ -12,80 +13,216 @@ _SHOWN = (
     ("TPR", "tpr"),
     ("FPR", "fpr"),
 )
+_BASELINES = {
+    "bag_of_words": "bag of words",
+    "sentence_length": "sentence length",
+    "difference_of_means": "difference of means",
+    "logistic_probe": "logistic probe",
+    "random_directions": "random directions",
+}
+_NAME_WIDTH = 34
+_VERDICTS = {
+    "beats": "the best feature beats bag of words",
+    "loses": "the best feature loses to bag of words",
+    "cannot tell": "cannot tell the best feature from bag of words",
+}
 
 
-def format_report(results: RankedResults, display_top: int) -> str:
-    """Counts, baselines, the verdict against bag of words, and the best features.
+def format_report(
+    results: RankedResults,
+    display_top: int,
+    one_per_family: bool = False,
+    explanations: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Counts, significance, baselines, the verdict against bag of words, and the best features.
 
     Args:
         results: as read from the folder.
         display_top: number of features to list.
+        one_per_family: list only the best feature of each family.
+        explanations: what Neuronpedia says of the features.
     """
     summary = results.summary
-    settings = summary["settings"]
+    listed = [feature for feature in results.features if feature.is_representative or not one_per_family]
     lines = [
-        f"{summary['n_features']:,} features of {summary['model']['id']}; "
-        f"{summary['n_active_on_train']:,} active on "
-        f"train, {summary['n_passing']:,} pass (pearson >= {settings['min_pearson']}, tpr >= "
-        f"{settings['min_tpr']}, "
-        f"fpr <= {settings['max_fpr']}, monotonic); pooling {settings['pooling']}",
-        f"sentences by label: train {_counts(summary['sentences']['train'])}, "
-        f"held-out {_counts(summary['sentences']['held_out'])}",
+        *_counts(summary),
         *(f"note: {message}" for message in summary["messages"]),
-    ]
-    if summary["model"]["demonstration"]:
-        lines.append(
-            "DEMONSTRATION MODEL: it shows the mechanics; what it finds says nothing about real models"
-        )
-    lines += [
+        *_significance(summary),
         "",
-        "held-out AUROC, label 3 against 0:",
-        *_verdict(results),
+        *_baselines(results),
         "",
-        *_table(results.features[:display_top]),
+        *_table(listed[:display_top], one_per_family),
     ]
+    if results.falling:
+        lines += ["", "features that fall with the label, by |rho|:", "", *_table(results.falling[:5], False)]
+    if summary["stability"]:
+        stable = summary["stability"]
+        lines += [
+            "",
+            f"stab: share of {stable['n_bootstraps']} bootstraps of train with the feature in the top "
+            f"{summary['settings']['top_n']}, against the best {stable['n_candidates']:,} features "
+            f"(their lower half took {stable['lower_half_share']:.1%} of the places)",
+        ]
+    lines += _poolings(summary["pooling_comparison"]) + _specificity(summary["specificity"])
+    lines += _explanations(explanations, listed[:display_top])
     if summary["quick_list"]:
         lines += ["", f"the top features on Neuronpedia: {summary['quick_list']}"]
     return "\n".join(lines)
 
 
-def _verdict(results: RankedResults) -> list[str]:
-    bag_of_words = results.summary["baselines"]["bag_of_words"]["held_out"]
-    length = results.summary["baselines"]["sentence_length"]["held_out"]
-    best = results.features[0]
-    held_out = best.held_out["auroc_3_vs_0"]
+def _counts(summary: Mapping[str, Any]) -> list[str]:
+    settings = summary["settings"]
+    by_label = {
+        name: " ".join(f"{label}:{count}" for label, count in counts.items())
+        for name, counts in summary["sentences"].items()
+    }
     lines = [
-        f"  best feature ({best.key})  {_number(held_out)}   (on train "
-        f"{_number(best.train['auroc_3_vs_0'])})",
-        f"  bag of words   {_number(bag_of_words)}",
-        f"  sentence length  {_number(length)}",
+        f"{summary['n_features']:,} features of {summary['model']['id']}; "
+        f"{summary['n_active_on_train']:,} active on train, {summary['n_passing']:,} pass "
+        f"(pearson >= {settings['min_pearson']}, tpr >= {settings['min_tpr']}, fpr <= {settings['max_fpr']}, "
+        f"monotonic); pooling {settings['pooling']}",
+        f"sentences by label: train {by_label['train']}, held-out {by_label['held_out']}",
     ]
-    if held_out is not None and bag_of_words is not None:
-        word = "above" if held_out > bag_of_words else "not above"
-        lines.append(f"  The best feature is {word} bag of words on the held-out sentences.")
+    if summary["model"]["demonstration"]:
+        lines.append(
+            "DEMONSTRATION MODEL: it shows the mechanics; what it finds says nothing about real models"
+        )
     return lines
 
 
-def _table(features: Sequence[RankedFeature]) -> list[str]:
-    head = f"{'rank':>4}  {'layer:l0:feature':<18} {'filters':<8}"
-    head += (
-        " ".join(f"{name:>6}" for name, _ in _SHOWN)
-        + "  | held-out "
-        + " ".join(f"{name:>6}" for name, _ in _SHOWN)
-    )
+def _significance(summary: Mapping[str, Any]) -> list[str]:
+    found = summary["significance"]
+    if found is None:
+        return ["no permutation null (--permutations 0): nothing here tells a finding from noise"]
+    if not found["n_tested"]:
+        return [f"no feature is active on {found['min_active']} train sentences: none was tested"]
+    lines = [
+        f"{found['n_tested']:,} features tested ({found['n_excluded']:,} left out: active on fewer than "
+        f"{found['min_active']} train sentences), {found['n_permutations']} permutations: "
+        f"{found['n_discoveries']:,} discoveries at q < {found['level']}",
+        f"the best |rho| expected from noise alone is {_number(found['best_of_noise_mean'])}; above "
+        f"{_number(found['best_of_noise_95'])} in 5% of noise. A discovery is associated with the label; it "
+        "need not be the concept.",
+    ]
+    if found["n_fixed_sentences"]:
+        lines.append(
+            f"note: {found['n_fixed_sentences']} train sentences belong to groups that no other group could "
+            "trade labels with"
+        )
+    return lines
+
+
+def _baselines(results: RankedResults) -> list[str]:
+    best = results.features[0]
+    head = f"{'AUROC, label 3 against 0':<{_NAME_WIDTH}}{'train':>7}{'CV':>7}{'held-out':>10}"
+    lines = [
+        head,
+        _baseline_line(
+            f"best feature ({best.key})",
+            best.train["auroc_3_vs_0"],
+            None,
+            best.held_out["auroc_3_vs_0"],
+            best.evidence["held_out_auroc_3_vs_0_low"],
+            best.evidence["held_out_auroc_3_vs_0_high"],
+        ),
+    ]
+    for name, baseline in results.summary["baselines"].items():
+        where = ", ".join(f"{key} {baseline[key]}" for key in ("layer", "C") if key in baseline)
+        lines.append(
+            _baseline_line(
+                _BASELINES[name] + (f" ({where})" if where else ""),
+                baseline["train"],
+                baseline["cross_validated"],
+                baseline["held_out"],
+                baseline["held_out_low"],
+                baseline["held_out_high"],
+            )
+        )
+    verdict = results.summary["verdict"]
+    if verdict is not None:
+        interval = _interval(verdict["difference_low"], verdict["difference_high"])
+        lines.append(
+            f"verdict on the held-out sentences: {_VERDICTS[verdict['word']]}"
+            + (f" (difference of AUROC, 95% interval{interval})" if interval else "")
+        )
+    return lines
+
+
+def _baseline_line(
+    name: str,
+    train: float | None,
+    cross_validated: float | None,
+    held_out: float | None,
+    low: float | None,
+    high: float | None,
+) -> str:
+    values = f"{_number(train):>7}{_number(cross_validated):>7}{_number(held_out):>10}"
+    return f"{'  ' + name:<{_NAME_WIDTH}}{values}{_interval(low, high)}".rstrip()
+
+
+def _table(features: Sequence[RankedFeature], one_per_family: bool) -> list[str]:
+    names = " ".join(f"{name:>5}" for name, _ in _SHOWN)
+    head = f"{'rank':>4} {'layer:l0:feature':<16} {'filter':<6} {'fam':>3} {names} | held-out {names}"
+    head += f" {'AUROC 95%':>12} | {'q':>5} {'fwer':>5} {'stab':>4}"
     lines = [head, "-" * len(head)]
     for feature in features:
-        train = " ".join(f"{_number(feature.train[metric]):>6}" for _, metric in _SHOWN)
-        held_out = " ".join(f"{_number(feature.held_out[metric]):>6}" for _, metric in _SHOWN)
+        train = " ".join(f"{_number(feature.train[metric]):>5}" for _, metric in _SHOWN)
+        held_out = " ".join(f"{_number(feature.held_out[metric]):>5}" for _, metric in _SHOWN)
+        evidence = feature.evidence
+        interval = _interval(evidence["held_out_auroc_3_vs_0_low"], evidence["held_out_auroc_3_vs_0_high"])
+        family = "" if feature.family is None else str(feature.family)
+        if not feature.is_representative and not one_per_family:
+            family = f"={family}"
         passed = "pass" if feature.passes_filters else "-"
-        link = f"  {feature.neuronpedia_url}" if feature.neuronpedia_url else ""
-        lines.append(f"{feature.rank:>4}  {feature.key:<18} {passed:<8}{train}  |          {held_out}{link}")
+        line = f"{feature.rank:>4} {feature.key:<16} {passed:<6} {family:>3} {train} |          {held_out}"
+        line += f"{interval:>13} | {_number(evidence['q_value'], 3):>5} {_number(evidence['fwer_p'], 3):>5}"
+        line += f" {_number(evidence['stability']):>4}  {feature.neuronpedia_url}"
+        lines.append(line.rstrip())
     return lines
 
 
-def _counts(counts: dict[str, int]) -> str:
-    return " ".join(f"{label}:{count}" for label, count in counts.items())
+def _poolings(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    if not rows:
+        return []
+    lines = ["", f"{'pooling':<14}{'best feature':<28}{'score':>6} {'AUROC':>6} {'held-out AUROC':>15}"]
+    lines[-1] += f"{'':>14}{'pass':>7}{'q < 0.05':>10}"
+    for row in rows:
+        name = f"{row['sae_name']} {row['feature_id']}"
+        interval = _interval(row["held_out_auroc_3_vs_0_low"], row["held_out_auroc_3_vs_0_high"])
+        discoveries = "" if row["n_discoveries"] is None else f"{row['n_discoveries']:,}"
+        lines.append(
+            f"{row['pooling']:<14}{name:<28}{_number(row['score']):>6} {_number(row['auroc_3_vs_0']):>6} "
+            f"{_number(row['held_out_auroc_3_vs_0']):>15}{interval:<14}{row['n_passing']:>7,}{discoveries:>10}"
+        )
+    return lines
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _specificity(matrix: Mapping[str, Mapping[str, float | None]] | None) -> list[str]:
+    if not matrix:
+        return []
+    traits = list(next(iter(matrix.values())))
+    lines = ["", "held-out AUROC, label 3 against 0, of each trait's best feature on the sentences of:"]
+    lines.append(f"{'':<28}" + "".join(f"{trait:>13}" for trait in traits))
+    for feature, values in matrix.items():
+        lines.append(f"{feature:<28}" + "".join(f"{_number(values[trait]):>13}" for trait in traits))
+    return lines
+
+
+def _explanations(explanations: Sequence[Mapping[str, Any]], listed: Sequence[RankedFeature]) -> list[str]:
+    by_rank = {entry["rank"]: entry for entry in explanations}
+    told = [feature for feature in listed if feature.rank in by_rank]
+    if not told:
+        return []
+    lines = ["", "what Neuronpedia says:"]
+    for feature in told:
+        labels = "; ".join(by_rank[feature.rank]["labels"]) or "no label"
+        lines.append(f"{feature.rank:>4} {feature.key:<18} {labels}")
+    return lines
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from concept_evaluation.bootstrap import bootstrap_intervals, group_resamples
+from concept_evaluation.bootstrap import (
+    bootstrap_intervals,
+    group_resamples,
+    paired_difference,
+    percentile_intervals,
+)
+from concept_evaluation.metrics import auroc
 
 
 def test_a_resample_holds_whole_groups():
@@ -56,3 +62,33 @@ def test_a_seed_gives_one_result():
         for _ in range(2)
     )
     assert first == second
+
+
+def test_intervals_side_by_side_equal_single_ones():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(200, 3))
+    samples[:120, 1] = np.nan
+    samples[:50, 2] = np.nan
+    low, high = percentile_intervals(samples)
+    assert np.isnan([low[1], high[1]]).all()
+    for column, values in ((0, samples[:, 0]), (2, samples[50:, 2])):
+        np.testing.assert_allclose([low[column], high[column]], np.quantile(values, [0.025, 0.975]))
+    assert np.isnan(percentile_intervals(np.empty((0, 2)))).all()
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals():
+    rng = np.random.default_rng(0)
+    target = np.arange(120) % 2 == 0
+    shared = rng.normal(size=120) + target
+    better = shared + 0.5 * target
+    low, high = paired_difference(better, shared, auroc, target, np.arange(120), seed=0)
+    assert 0 < low < high
+    single = bootstrap_intervals(lambda rows: {"a": auroc(shared[rows], target[rows])}, np.arange(120), 0)
+    assert high - low < single["a"][1] - single["a"][0]
+
+
+def test_a_paired_difference_of_equals_is_zero_and_of_one_group_unknown():
+    target = np.arange(40) % 2 == 0
+    same = np.random.default_rng(0).normal(size=40)
+    assert paired_difference(same, same, auroc, target, np.arange(40), seed=0) == (0.0, 0.0)
+    assert paired_difference(same, same, auroc, target, np.zeros(40), seed=0) is None

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,29 +11,14 @@ from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
 from s0_dataset_generation.labelled_sentences import assign_split, read_labelled_sentences
 from s1_compute_all_features import extraction
 from s1_compute_all_features.extract_sae_features import main
-from s1_compute_all_features.work_plan import plan_blocks
 from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore
 from s1_compute_all_features.language_model import load_language_model, tokenise
 from s1_compute_all_features.sae_configurations import GPT2_SMALL, read_sae_configurations
+from s1_compute_all_features.work_plan import plan_blocks
 from tests.fake_hub import write_fake_gpt2, write_fake_gpt2_saes
-from tests.s1.conftest import SENTENCES
+from tests.s1.conftest import SENTENCES, arguments, contents
 
-
-def arguments(csv, output, configuration, *more):
-    settings = ["--device", "cpu", "--block-tokens", "60", "--batch-tokens", "80"]
-    return ["--input", str(csv), "--output", str(output), "--config", str(configuration), *settings, *more]
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    """Every byte that a run leaves, run_log.json (timings) aside."""
-    files = (path for path in sorted(store.rglob("*")) if path.is_file() and path.name != "run_log.json")
-    return {str(path.relative_to(store)): path.read_bytes() for path in files}
-
-
-@pytest.fixture
-def store(labelled_csv, tiny_configuration, tmp_path):
-    assert main(arguments(labelled_csv, tmp_path / "store", tiny_configuration)) == 0
-    return tmp_path / "store"
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_store_holds_what_model_and_saes_compute(store, tiny_configuration):
@@ -168,11 +152,10 @@ def test_a_resume_with_other_settings_names_the_difference(
             ["--block-tokens", "90"],
             "settings.block_tokens: the store has 60",
         ),
-        (labelled_csv, tiny_configuration, ["--threads", "1"], "settings.threads"),
+        (labelled_csv, tiny_configuration, ["--threads", "2"], "settings.threads"),
     ):
         assert main(arguments(csv, store, configuration, "--resume", *more)) == 1
         assert message in capsys.readouterr().err
-    torch.set_num_threads(2)
     assert contents(store) == before
 
 

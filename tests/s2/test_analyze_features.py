@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 
 from s1_compute_all_features.feature_store import FeatureStore
+from s2_find_top_features import evidence
 from s2_find_top_features.analyze_features import main
-from s2_find_top_features.neuronpedia import feature_url, quick_list_url
-from s2_find_top_features.ranked_features import METRICS, read_examples, read_results
+from s2_find_top_features.ranked_features import EVIDENCE, METRICS, read_examples, read_results
+from tests.s2.planted_store import noise, plant, write_planted_store
 from tests.synthetic_store import write_synthetic_store
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fewer_resamples():
+    """Two dozen runs of the script; test_evidence.py holds the intervals to their full number of draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence, "N_RESAMPLES", 100)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +27,16 @@ def store(tmp_path_factory):
     return write_synthetic_store(tmp_path_factory.mktemp("s2") / "features", n_sentences=120)
 
 
+@pytest.fixture(scope="module")
+def fresh_results(store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("s2") / "results"
+    assert main(["--input", str(store), "--output", str(folder), "--top-n", "12"]) == 0
+    return folder
+
+
 @pytest.fixture
-def results(store, tmp_path):
-    assert main(["--input", str(store), "--output", str(tmp_path / "results"), "--top-n", "12"]) == 0
-    return tmp_path / "results"
+def results(fresh_results, tmp_path):
+    return shutil.copytree(fresh_results, tmp_path / "results")
 
 
 def test_planted_features_come_first(results):
@@ -134,6 +149,11 @@ def test_overwrite_leaves_a_foreign_folder_alone(store, tmp_path, capsys):
         (["--input", "s", "--output", "x", "--min-pearson", "1.5"], "not between -1 and 1"),
         (["--input", "s", "--output", "x", "--max-fpr", "-0.1"], "not between 0 and 1"),
         (["--input", "s", "--output", "x", "--top-n", "0"], "not at least 1"),
+        (["--input", "s", "--output", "x", "--min-tpr", "2"], "not between 0 and 1"),
+        (["--input", "s", "--output", "x", "--permutations", "-1"], "not at least 0"),
+        (["--input", "s", "--output", "x", "--workers", "0"], "not at least 1"),
+        (["--input", "s", "--output", "x", "--rank-by", "beauty"], "invalid choice"),
+        (["--input", "s", "--output", "x", "--contrast"], "expected at least one argument"),
         (["--input", "s", "--output", "x", "--pooling", "sum"], "invalid choice"),
     ],
 )
@@ -168,18 +188,92 @@ def test_damaged_results_are_said(results, capsys):
     assert "ranked_features.csv" in capsys.readouterr().err
 
 
-def test_links_are_right_or_empty():
-    assert feature_url("gemma-2-2b/12-gemmascope-res-16k__l0-22", 5).endswith(
-        "/12-gemmascope-res-16k__l0-22/5"
-    )
-    assert feature_url("", 5) == ""
-    link = quick_list_url("dishonesty", [("gemma-2-2b/12-gemmascope-res-16k", 5), ("", 6)])
-    assert "12-gemmascope-res-16k" in link
-    assert "%226%22" not in link
-    assert quick_list_url("dishonesty", [("", 6)]) == ""
-
-
 def test_every_metric_is_a_column(results):
     header = (results / "ranked_features.csv").read_text().splitlines()[0].split(",")
     assert set(METRICS) <= set(header)
     assert {f"held_out_{name}" for name in METRICS} <= set(header)
+    assert {*EVIDENCE, "direction", "family", "is_representative"} <= set(header)
+
+
+def test_the_evidence_is_read_as_it_was_written(results):
+    ranked = read_results(results)
+    best = ranked.features[0]
+    assert best.direction == "rising"
+    assert best.is_representative
+    assert best.evidence["fwer_p"] == pytest.approx(1 / 201)
+    assert best.evidence["q_value"] < 0.05
+    assert best.evidence["stability"] == 1.0
+    assert best.evidence["held_out_score_low"] <= best.held_out["interpretability_score"]
+    assert best.evidence["held_out_score_high"] >= best.held_out["interpretability_score"]
+    score = "interpretability_score"
+    assert best.evidence["optimism"] == pytest.approx(best.train[score] - best.held_out[score])
+    found = ranked.summary["significance"]
+    assert found["n_tested"] + found["n_excluded"] == ranked.summary["n_features"]
+    assert found["n_discoveries"] >= 4
+    assert 0 < found["best_of_noise_mean"] < found["best_of_noise_95"] < best.train["spearman"]
+    assert ranked.falling
+    assert {feature.direction for feature in ranked.falling} == {"falling"}
+
+
+def test_two_runs_are_byte_identical_whatever_the_workers(store, results, tmp_path):
+    arguments = ["--input", str(store), "--output", str(tmp_path / "again"), "--top-n", "12"]
+    assert main([*arguments, "--workers", "1"]) == 0
+    for path in sorted(results.iterdir()):
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_without_permutations_nothing_is_claimed(store, tmp_path, capsys):
+    assert main(["--input", str(store), "--output", str(tmp_path / "r"), "--permutations", "0"]) == 0
+    assert "nothing here tells a finding from noise" in capsys.readouterr().out
+    ranked = read_results(tmp_path / "r")
+    assert ranked.summary["significance"] is None
+    assert {feature.evidence["q_value"] for feature in ranked.features} == {None}
+
+
+def test_stratified_permutations_and_another_seed_are_other_nulls(store, results, tmp_path):
+    nulls = [read_results(results).summary["significance"]]
+    for name, flags in (("s", ["--stratify-by-length"]), ("t", ["--seed", "1"])):
+        folder = tmp_path / name
+        assert main(["--input", str(store), "--output", str(folder), "--top-n", "12", *flags]) == 0
+        nulls.append(read_results(folder).summary["significance"])
+    assert len({null["best_of_noise_mean"] for null in nulls}) == 3
+
+
+def test_poolings_stand_side_by_side(store, tmp_path, capsys):
+    output = tmp_path / "r"
+    assert main(["--input", str(store), "--output", str(output), "--compare-poolings", "--top-n", "5"]) == 0
+    rows = {row["pooling"]: row for row in read_results(output).summary["pooling_comparison"]}
+    assert list(rows) == ["max", "mean", "final", "last-content"]
+    best = read_results(output).features[0]
+    assert rows["max"]["score"] == best.train["interpretability_score"]
+    assert rows["max"]["held_out_auroc_3_vs_0"] == best.held_out["auroc_3_vs_0"]
+    assert rows["max"]["held_out_auroc_3_vs_0_low"] == best.evidence["held_out_auroc_3_vs_0_low"]
+    # The planted feature fires in the middle of the sentence, never on the full stop.
+    assert rows["final"]["score"] < rows["mean"]["score"]
+    alone = tmp_path / "mean"
+    assert main(["--input", str(store), "--output", str(alone), "--pooling", "mean"]) == 0
+    assert read_results(alone).features[0].train["interpretability_score"] == rows["mean"]["score"]
+    printed = capsys.readouterr().out
+    assert "last-content" in printed
+
+
+def test_one_per_family_prints_representatives_only(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 4
+    saes = [noise(rng, 120, 20) for _ in range(2)]
+    saes[0][:, 3] = plant(rng, labels, 3.0, 1.0)
+    saes[1][:, 4] = saes[0][:, 3]
+    folder = write_planted_store(tmp_path / "store", saes, labels)
+    assert main(["--input", str(folder), "--output", str(tmp_path / "r"), "--top-n", "4"]) == 0
+    assert " 1:8:4 " in capsys.readouterr().out
+    assert main(["--output", str(tmp_path / "r"), "--display-only", "--one-per-family"]) == 0
+    printed = capsys.readouterr().out
+    assert " 0:8:3 " in printed
+    assert " 1:8:4 " not in printed
+
+
+def test_results_of_an_older_version_are_refused(results, capsys):
+    summary = json.loads((results / "summary.json").read_text())
+    (results / "summary.json").write_text(json.dumps({**summary, "format_version": 1}))
+    assert main(["--output", str(results), "--display-only"]) == 1
+    assert "results format 1, this program reads format 2" in capsys.readouterr().err
