@@ -190,11 +190,17 @@ def sha256_of_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def _is_temporary(path: Path) -> bool:
+    """Whether a file is what `atomic_path` leaves when its process is killed."""
+    return path.name.startswith(".") and ".tmp" in path.name
+
+
 def check_way(path: Path, overwrite: bool, what: str, marker: str | None = None) -> None:
     """Make sure that a result may be written at ``path``, or say why what stands there must stay.
 
     Args:
-        path: where a result is about to be written, file or folder; an empty folder is no obstacle.
+        path: where a result is about to be written, file or folder; an empty folder, or one with nothing but
+            what a killed write left, is no obstacle.
         overwrite: the user asked for its replacement.
         what: what is written there, for the message.
         marker: for a folder, the file that shows it to be one of ours. A slip such as ``--output .``
@@ -203,7 +209,7 @@ def check_way(path: Path, overwrite: bool, what: str, marker: str | None = None)
     Raises:
         UserError: something stands there and may not be replaced.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and all(_is_temporary(entry) for entry in path.iterdir())):
         return
     if marker is not None and path.is_file():
         raise UserError(f"{path}: a file; expected a folder for the {what}; choose another --output")

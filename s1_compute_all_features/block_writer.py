@@ -30,8 +30,19 @@ class BlockWriter:
         """Which of the named files are not there yet."""
         return [name for name in names if not (self.folder / name).exists()]
 
-    def remove_damaged(self) -> list[str]:
-        """Delete every file whose checksum is not the recorded one; returns their names."""
+    def remove_damaged(self, digest: str | None) -> list[str]:
+        """Delete every file whose checksum is not the recorded one; returns their names.
+
+        Args:
+            digest: of the checksums, as the manifest holds it; None where the block was never closed.
+                Where the checksums themselves are not what they were, no file can be trusted.
+        """
+        path = self.folder / CHECKSUMS
+        if digest is not None and not (path.is_file() and sha256_of_file(path) == digest):
+            names = [file.name for file in self.folder.glob("*.npz")]
+            for name in [*names, CHECKSUMS]:
+                (self.folder / name).unlink(missing_ok=True)
+            return [*names, CHECKSUMS]
         recorded = self._checksums()
         damaged = [
             name

@@ -54,6 +54,7 @@ __all__ = [
     "HIDDEN_STATES",
     "MANIFEST",
     "POOLINGS",
+    "SENTENCES",
     "SENTENCE_COLUMNS",
     "BlockWriter",
     "FeatureStore",

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 PARAMS, WEIGHTS, CFG = "params.npz", "sae_weights.safetensors", "cfg.json"
+UNSUPPORTED = {
+    "abstopk": "its latents may be negative, and a store holds activations above zero",
+    "temporal": "it encodes whole sequences, and each token stands for itself here",
+}
 _WEIGHT_FILES = {"gemma_scope": (PARAMS,), "sae_lens": (WEIGHTS, CFG)}
 
 
@@ -132,6 +136,7 @@ def read_threshold_weights(located: LocatedSae, configurations: SaeConfiguration
         metadata.get("prepend_bos"),
         cfg.get("normalize_activations", "none"),
     )
+    _refuse_architecture(located.entry, cfg["architecture"])
     plain = {"normalize_activations": "none", "reshape_activations": "none"}
     if cfg["architecture"] not in ("standard", "jumprelu"):
         return None
@@ -180,6 +185,7 @@ def load_with_sae_lens(located: LocatedSae, configurations: SaeConfigurations, d
     except (OSError, ValueError) as error:
         raise unavailable(f"SAE {located.entry.sae_id}", configurations.repo_id, error) from error
     cfg = sae.cfg
+    _refuse_architecture(located.entry, cfg.architecture())
     check_training(
         located.entry,
         configurations,
@@ -188,6 +194,14 @@ def load_with_sae_lens(located: LocatedSae, configurations: SaeConfigurations, d
         cfg.normalize_activations,
     )
     return sae
+
+
+def _refuse_architecture(entry: SaeEntry, architecture: str) -> None:
+    if architecture in UNSUPPORTED:
+        raise UserError(
+            f"SAE {entry.name} is of the architecture {architecture}, which cannot be stored: "
+            f"{UNSUPPORTED[architecture]}"
+        )
 
 
 def check_training(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_common.errors import UserError
-from pipeline_common.files import check_way, make_way
+from pipeline_common.files import check_way, make_way, sha256_of_file
 from pipeline_common.provenance import library_versions
 from s0_dataset_generation.labelled_sentences import (
     LabelledSentences,
@@ -19,6 +19,7 @@ from s0_dataset_generation.labelled_sentences import (
 from s1_compute_all_features.feature_store import (
     MANIFEST,
     SENTENCE_COLUMNS,
+    SENTENCES,
     BlockWriter,
     StoredSae,
     read_manifest,
@@ -189,7 +190,7 @@ def prepare_store(
     complete = False
     if source.stored is not None:
         _refuse_difference(source.stored, manifest, source.output, mode.extend)
-        damaged = _remove_damaged(task) if mode.verify else []
+        damaged = _remove_damaged(task, source.stored) if mode.verify else []
         grows = len(source.stored["saes"]) < len(sae_entries) or source.stored["layers"] != list(layers)
         gone = any(BlockWriter(task.folder, block).missing(task.file_names) for block in range(len(blocks)))
         complete = bool(source.stored["complete"]) and not (damaged or grows or gone)
@@ -213,8 +214,9 @@ def start_store(store: PreparedStore, overwrite: bool) -> None:
     }
     for name, values in data.further_columns.items():
         columns[f"input_{name}" if name in SENTENCE_COLUMNS else name] = values
-    write_sentences(store.task.folder, columns)
+    # The manifest first: by it a folder is known for a store, so that a killed run can be resumed.
     write_manifest(store.task.folder, store.manifest)
+    write_sentences(store.task.folder, columns)
 
 
 def finish_store(store: PreparedStore) -> None:
@@ -230,16 +232,22 @@ def finish_store(store: PreparedStore) -> None:
                 "this run's configuration; run with the configuration that has it"
             )
         blocks.append({**block, "sha256": writer.close(store.task.file_names)})
-    write_manifest(store.task.folder, {**store.manifest, "complete": True, "blocks": blocks})
+    closing = {
+        "complete": True,
+        "blocks": blocks,
+        "sentences_sha256": sha256_of_file(store.task.folder / SENTENCES),
+    }
+    write_manifest(store.task.folder, {**store.manifest, **closing})
 
 
 def bytes_to_write(store: PreparedStore, saes: Sequence[LocatedSae]) -> int:
-    """About how many bytes a store will hold: float16 states and 6 bytes per active latent."""
+    """About how many bytes are still to be written: float16 states and 6 bytes per active latent."""
     tokens, sentences = store.manifest["n_tokens"], store.manifest["n_sentences"]
     vectors = {"all": tokens, "pooled": 4 * sentences, "none": 0}[store.manifest["hidden_states"]]
     dense = vectors * (len(store.task.layers) + 1) * store.manifest["model"]["d_model"] * 2
     sparse = sum(tokens * (located.entry.average_l0 or 100) * 6 for located in saes)
-    return dense + sparse
+    written = sum(path.stat().st_size for path in store.task.folder.glob("block_*/*.npz"))
+    return max(0, dense + sparse - written)
 
 
 def check_room(stores: Sequence[PreparedStore], n_bytes: int) -> int:
@@ -275,7 +283,8 @@ def differences(stored: Any, wanted: Any, at: str = "") -> Iterator[str]:
 
 
 def _refuse_difference(stored: dict[str, Any], wanted: dict[str, Any], output: Path, extend: bool) -> None:
-    ignored = {"format", "format_version", "complete", "blocks", *(("saes", "layers") if extend else ())}
+    closing = {"complete", "blocks", "sentences_sha256"}
+    ignored = {"format", "format_version", *closing, *(("saes", "layers") if extend else ())}
     first = next(
         differences(
             {key: value for key, value in stored.items() if key not in ignored},
@@ -301,9 +310,13 @@ def _union(stored: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]]) -
     return list(by_name.values())
 
 
-def _remove_damaged(task: StoreTask) -> list[str]:
+def _remove_damaged(task: StoreTask, stored: dict[str, Any]) -> list[str]:
+    """Delete what is not as the manifest and the checksums say; returns the names."""
     damaged = []
-    for block in range(len(task.blocks)):
-        writer = BlockWriter(task.folder, block)
-        damaged += [f"{writer.folder.name}/{name}" for name in writer.remove_damaged()]
+    for number, block in enumerate(stored["blocks"]):
+        writer = BlockWriter(task.folder, number)
+        damaged += [f"{writer.folder.name}/{name}" for name in writer.remove_damaged(block.get("sha256"))]
+    expected, sentences = stored.get("sentences_sha256"), task.folder / SENTENCES
+    if expected and not (sentences.is_file() and sha256_of_file(sentences) == expected):
+        damaged.append(SENTENCES)  # written anew in any case
     return damaged

@@ -149,6 +149,15 @@ def check_half_done(stores: list[Path], wanted: dict[str, dict[str, bytes]]) -> 
                 raise SystemExit(f"after a kill the store says that it is complete, but lacks {missing}")
 
 
+def check_equal(stores: list[Path], wanted: dict[str, dict[str, bytes]], what: str) -> None:
+    """Every file is there, no other is, and every byte is right."""
+    for store in stores:
+        found, expected = contents(store), wanted[store.name]
+        names = {name for name in {*found, *expected} if found.get(name) != expected.get(name)}
+        if names:
+            raise SystemExit(f"{what} differs from that of a run that was never killed: {sorted(names)}")
+
+
 def kill_and_resume(folder: Path, configuration: Path, seed: int) -> dict:
     """Kill runs until there were enough kills in every phase; each store in the end equals the reference."""
     draw, board, log = random.Random(seed), Board(), folder / "log.txt"
@@ -169,8 +178,7 @@ def kill_and_resume(folder: Path, configuration: Path, seed: int) -> dict:
     if not ended(start(command(stores), board, log), log, 120):
         raise SystemExit("the slow run did not end")
     whole = time.monotonic() - began
-    if {store.name: contents(store) for store in stores} != wanted:
-        raise SystemExit("slowing a run down changed its bytes")
+    check_equal(stores, wanted, "a run that was slowed down")
 
     hits: Counter[str] = Counter()
     kills = finished = 0
@@ -180,8 +188,7 @@ def kill_and_resume(folder: Path, configuration: Path, seed: int) -> dict:
         child = start(command(stores), board, log)
         if ended(child, log, draw.uniform(0, whole)):
             finished += 1
-            if {store.name: contents(store) for store in stores} != wanted:
-                raise SystemExit(f"a store differs from that of a run that was never killed (kill {kills})")
+            check_equal(stores, wanted, f"a store after {kills} kills in all")
             shutil.rmtree(folder / "stores")
             continue
         os.kill(child, signal.SIGKILL)
@@ -189,14 +196,10 @@ def kill_and_resume(folder: Path, configuration: Path, seed: int) -> dict:
         kills += 1
         inside = board.inside()
         hits.update(inside or ["elsewhere"])
-        print(
-            f"{time.monotonic() - began:.1f} s: kill {kills} {inside}, finished {finished}", file=sys.stderr
-        )
         check_half_done([store for store in stores if store.exists()], wanted)
     if not ended(start(command(stores), None, log), log, 120):
         raise SystemExit("the last run did not end")
-    if {store.name: contents(store) for store in stores} != wanted:
-        raise SystemExit("the last store differs from that of a run that was never killed")
+    check_equal(stores, wanted, "the last store")
     return {"kills": kills, "finished": finished + 1, "hits": dict(hits), "seconds_of_a_run": whole}
 
 

@@ -210,7 +210,6 @@ def test_an_interrupted_mending_goes_on(
     assert_same_bytes(store, finished_store)
 
 
-@pytest.mark.xfail(strict=True, reason="no checksum covers sentences.csv and checksums.json")
 def test_verify_notices_damage_to_what_stands_around_the_blocks(
     finished_store, store, labelled_csv, tiny_configuration
 ):
@@ -223,7 +222,6 @@ def test_verify_notices_damage_to_what_stands_around_the_blocks(
     assert_same_bytes(store, finished_store)
 
 
-@pytest.mark.xfail(strict=True, reason="a folder without its manifest yet is taken for a foreign one")
 @pytest.mark.parametrize("moment", ["before the manifest", "within the manifest", "within the sentences"])
 def test_a_run_killed_at_its_very_beginning_goes_on(
     moment, finished_store, labelled_csv, tiny_configuration, tmp_path, monkeypatch

@@ -308,7 +308,6 @@ def test_a_disk_too_full_is_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the estimate counts what is already written")
 def test_a_full_disk_does_not_stop_a_run_that_has_little_left_to_write(
     store, labelled_csv, tiny_configuration, monkeypatch
 ):

@@ -125,7 +125,6 @@ def test_a_transcoder_is_refused_by_its_hook(architecture, tmp_path):
     ("architecture", "settings"),
     [("abstopk", {"k": 7}), ("temporal", {"n_heads": 1, "bottleneck_factor": 1, "kval_topk": 5})],
 )
-@pytest.mark.xfail(strict=True, reason="abstopk loses its negative latents, temporal ends in a traceback")
 def test_what_a_store_cannot_hold_is_refused_by_name(architecture, settings, tmp_path):
     save_sae(tmp_path / "layer_0", architecture, settings, False)
     with pytest.raises(UserError, match=architecture):
