@@ -297,7 +297,6 @@ def _finish(
 
     mean_l0, explained = measured.mean_l0(), measured.variance_explained()
     for store in stores:
-        finish_store(store)
         write_json(
             store.task.folder / "run_log.json",
             {
@@ -307,6 +306,7 @@ def _finish(
                 "variance_explained": explained or None,
             },
         )
+        finish_store(store)  # last: nothing looks after what is left in a complete store
     _report(run, mean_l0, explained)
     parts = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in measured.seconds.items())
     logger.info("where the time went: %s (writing runs beside the rest); in all %.1f s", parts, watch.seconds)

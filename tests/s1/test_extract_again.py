@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from s1_compute_all_features import extraction, store_preparation
+from s1_compute_all_features import extract_sae_features, extraction, store_preparation
 from s1_compute_all_features.extract_sae_features import main
 from s1_compute_all_features.feature_store import FeatureStore
 from tests.s1.conftest import (
@@ -241,6 +241,24 @@ def test_a_run_killed_at_its_very_beginning_goes_on(
     resume = arguments(labelled_csv, output, tiny_configuration, "--resume")
     with monkeypatch.context() as patch:
         patch.setattr(store_preparation, function, killed)
+        with pytest.raises(Killed):
+            main(resume)
+    assert main(resume) == 0
+    assert_same_bytes(output, finished_store)
+
+
+def test_a_run_killed_at_its_very_end_leaves_nothing_behind(
+    finished_store, labelled_csv, tiny_configuration, tmp_path, monkeypatch
+):
+    output = tmp_path / "cut"
+    resume = arguments(labelled_csv, output, tiny_configuration, "--resume")
+
+    def killed(path, _):
+        path.with_name(f".{path.stem}.77.tmp{path.suffix}").write_text("half")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract_sae_features, "write_json", killed)  # of run_log.json
         with pytest.raises(Killed):
             main(resume)
     assert main(resume) == 0
