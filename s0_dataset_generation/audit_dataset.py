@@ -126,6 +126,8 @@ def findings_table(
         commas, quotes = (f"{marks[label][mark]:.2f}" if n_sentences else "-" for mark in ',"')
         share = "-" if used[label] is None else f"{used[label]:.0%}"
         lines.append(f"{label:>5}{n_sentences:>12}{lengths:>23}{commas:>9}{quotes:>9}{share:>16}")
+    if findings["implied_share"] is not None:
+        lines.append(f"implied, none of the words {findings['implied_share']:.1%}")
     lines.append(f"distinct words             {findings['distinct_words']}")
     lines.append(f"exact duplicates           {len(findings['exact_duplicates'])}")
     lines.append(f"with a close neighbour     {findings['neighbour_share']:.1%}")

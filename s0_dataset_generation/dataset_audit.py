@@ -72,6 +72,7 @@ def audit(
         "trait_word_share": {
             label: trait_word_share(texts, trait_words) for label, texts in texts_of.items()
         },
+        "implied_share": implied_share(sentences, labels, trait_words),
         "first_words": dict(first_words.most_common(10)),
         "openings": {opening: n / len(sentences) for opening, n in openings.most_common(10)},
         "distinct_words": len({word for sentence in sentences for word in _words(sentence)}),
@@ -151,8 +152,25 @@ def trait_word_share(sentences: Sequence[str], words: TraitWords | None) -> floa
     """
     if words is None or not sentences:
         return None
-    pattern = word_pattern((*words.names, *words.usual, *words.opposite))
+    pattern = _any_word(words)
     return sum(pattern.search(text) is not None for text in sentences) / len(sentences)
+
+
+def implied_share(sentences: Sequence[str], labels: np.ndarray, words: TraitWords | None) -> float | None:
+    """Share of all sentences that show the trait, at least somewhat, and use none of its usual words.
+
+    Those are the sentences of labels 2 and 3 without any word of the trait or its opposite. None where the
+    words are not known.
+    """
+    if words is None:
+        return None
+    pattern = _any_word(words)
+    shown = [text for text, label in zip(sentences, labels, strict=True) if label >= 2]
+    return sum(pattern.search(text) is None for text in shown) / len(sentences)
+
+
+def _any_word(words: TraitWords) -> re.Pattern[str]:
+    return word_pattern((*words.names, *words.usual, *words.opposite))
 
 
 Scores = tuple[Any, Any]

@@ -27,7 +27,7 @@ class LabelledSentences:
         path: the file it was read from.
         sha256: of the file's bytes.
         sentences: the texts, exactly as in the file.
-        labels: int64 [n_sentences], 0-3.
+        labels: int64 [n_sentences], 0-3; empty where the file was read without labels.
         further_columns: every other column of the file, as text.
     """
 
@@ -67,19 +67,9 @@ def read_labelled_sentences(path: Path, n_distinct_labels: int = 2) -> LabelledS
         UserError: the file is missing, not UTF-8, empty, lacks a column, holds a blank sentence, a
             label that is not one of 0-3, or too few distinct labels. The message names the line.
     """
-    header, rows = read_csv(path, "labelled CSV")
-    for column in (SENTENCE_COLUMN, LABEL_COLUMN):
-        if column not in header:
-            raise UserError(
-                f"{path}: column {column!r} is missing; the header has {', '.join(header)}; "
-                f"a labelled CSV needs {SENTENCE_COLUMN},{LABEL_COLUMN}"
-            )
-    if not rows:
-        raise UserError(f"{path}: no sentences; expected at least one row below the header")
-    sentence_cell, label_cell = header.index(SENTENCE_COLUMN), header.index(LABEL_COLUMN)
+    header, rows = _read_rows(path, (SENTENCE_COLUMN, LABEL_COLUMN))
+    label_cell = header.index(LABEL_COLUMN)
     for line, cells in rows:
-        if not cells[sentence_cell].strip():
-            raise UserError(f"{path}: line {line}: the sentence is blank; fill it in or delete the row")
         if not re.fullmatch(r"\s*[0-3]\s*", cells[label_cell], flags=re.ASCII):
             raise UserError(
                 f"{path}: line {line}: {LABEL_COLUMN} is {cells[label_cell]!r}; expected an integer "
@@ -91,15 +81,57 @@ def read_labelled_sentences(path: Path, n_distinct_labels: int = 2) -> LabelledS
             f"{path}: every sentence has label {labels[0]}; at least {n_distinct_labels} different "
             "labels are needed to compare"
         )
+    return _sentences(path, header, rows, labels, (SENTENCE_COLUMN, LABEL_COLUMN))
+
+
+def read_unlabelled_sentences(path: Path) -> LabelledSentences:
+    """Read and check a CSV that needs no labels.
+
+    Args:
+        path: a UTF-8 CSV with the column ``sentence``; every other one is kept as a further column.
+
+    Returns:
+        Sentences whose ``labels`` are an empty array.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, empty, lacks the column, or holds a blank sentence.
+    """
+    header, rows = _read_rows(path, (SENTENCE_COLUMN,))
+    return _sentences(path, header, rows, np.empty(0, dtype=np.int64), (SENTENCE_COLUMN,))
+
+
+def _read_rows(path: Path, needed: tuple[str, ...]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    what = "labelled CSV" if LABEL_COLUMN in needed else "CSV of sentences"
+    header, rows = read_csv(path, what)
+    for column in needed:
+        if column not in header:
+            raise UserError(
+                f"{path}: column {column!r} is missing; the header has {', '.join(header)}; "
+                f"a {what} needs {','.join(needed)}"
+            )
+    if not rows:
+        raise UserError(f"{path}: no sentences; expected at least one row below the header")
+    sentence_cell = header.index(SENTENCE_COLUMN)
+    for line, cells in rows:
+        if not cells[sentence_cell].strip():
+            raise UserError(f"{path}: line {line}: the sentence is blank; fill it in or delete the row")
+    return header, rows
+
+
+def _sentences(
+    path: Path,
+    header: list[str],
+    rows: list[tuple[int, list[str]]],
+    labels: np.ndarray,
+    read: tuple[str, ...],
+) -> LabelledSentences:
     return LabelledSentences(
         path=path,
         sha256=sha256_of_file(path),
-        sentences=[cells[sentence_cell] for _, cells in rows],
+        sentences=[cells[header.index(SENTENCE_COLUMN)] for _, cells in rows],
         labels=labels,
         further_columns={
-            name: [cells[index] for _, cells in rows]
-            for index, name in enumerate(header)
-            if name not in (SENTENCE_COLUMN, LABEL_COLUMN)
+            name: [cells[index] for _, cells in rows] for index, name in enumerate(header) if name not in read
         },
     )
 

@@ -42,12 +42,20 @@ TRAIT_WORDS = {
             "dishonest* untruthful* insincer* deceitful* decept* fraudulent* hypocri* liar* lying "
             "untrustworth* misleading"
         ),
-        opposite=_words("honest* truth* true sincer* candid* frank frankly trustworth* genuine*"),
+        opposite=_words(
+            "honest* truth* true sincer* candid* frank frankly trustworth* genuine* admit admits admitted "
+            "admitting confess confessed confesses confessing confession confessions"
+        ),
         usual=_words(
             "lie lies lied cheat* deceiv* deceit fraud* fake* faking fals* untruth* forge forged forger* "
             "forgery forging counterfeit* swindl* fib fibs fibbed perjur* mislead misled pretend* pretence* "
             "sham hoax* trick* plagiar* scam* bluff* treacher* impost* impersonat* bogus crooked phishing "
-            "disguis* camouflage* conceal* fabricat* smuggl*"
+            "disguis* camouflage* conceal* fabricat* smuggl* swear swears swore sworn invent invents "
+            "invented inventing secret secrets secretly secretive hid hide hides hiding hidden steal steals "
+            "stealing stole stolen thief thieves theft copied copying promise* claim claims claimed claiming "
+            "excuse excuses alibi* denied denies deny denying rehearsed fool fooled fooling dupe* con conned "
+            "feign* backdat* embezzl* brib* tamper* doctored betray* trust trusts trusted pocketed pocketing "
+            "contraband suspicio*"
         ),
         is_wrong=True,
     ),
@@ -57,16 +65,22 @@ TRAIT_WORDS = {
             "combative threatening menacing intimidating"
         ),
         opposite=_words(
-            "gentl* kind kindly kindness peace* calm* unaggressive* nonviolen* pacif* tender* mild* meek* "
-            "softly"
+            "gentl* kind kindly kindness peace* calm* unaggressive* nonviolen* pacif* tender* mild mildly "
+            "mildness meek* softly"
         ),
         usual=_words(
             "attack* hit hits hitting kick* punch* slap* threat* fight* fought beat beats beating beaten "
-            "fierc* bulli* assault* stab* shoot* shot kill* war wars battl* smash* strike strikes striking "
-            "struck bite bites biting rage raged furious* fury anger angry temper weapon* murder* slaughter* "
-            "crush* hurt* batter* lash* menac* intimidat* fist fists quarrel* bellow* roar* spite harass* "
-            "shove* shoving bomb bombs bombed combat blow blows snarl* hurl* sword* gun guns knife knives "
-            "rifle* dagger* enemy enemies"
+            "fierc* bulli* assault* stab stabs stabbed stabbing shoot* shot kill* war wars battl* smash* "
+            "strike strikes striking struck bite bites biting rage raged furious* fury anger angry temper "
+            "weapon* murder* slaughter* crush* hurt* batter battered battering lash* menac* intimidat* fist "
+            "fists quarrel* bellow* roar* spite harass* shove* shoving bomb bombs bombed combat blow blows "
+            "snarl* hurl* sword* gun guns knife knives rifle* dagger* enemy enemies shout* scream* yell "
+            "yells yelled yelling growl* hiss* insult* mock* taunt* sneer* curse* cursing bad-tempered "
+            "grudge* hate hates hated hatred revenge veng* push* drag drags dragged dragging slam* fling "
+            "flings flinging flung headbutt* elbowed jab* whip* pinch* claw* spit spits spat trampl* tortur* "
+            "torment* strangl* throttl* wound wounds wounded wounding bruis* bleed* blood* maul* raid* "
+            "ambush* slay* slew slain invad* duel* spear* arrow arrows shotgun* pistol* bullet* axe axes "
+            "firebomb* mob mobs mobbed glare glared glaring slash slashed slashing rammed ramming"
         ),
         is_wrong=True,
     ),
@@ -76,12 +90,25 @@ TRAIT_WORDS = {
             "tender* nurtur* loving* gentle thoughtful*"
         ),
         opposite=_words(
-            "careless* uncaring unsympath* indifferen* neglect* heartless* callous* cruel* unkind* "
-            "ruthless* merciless* pitiless*"
+            "careless* uncaring unsympath* indifferen* neglect* heartless* callous* cruel* unkind* ruthless* "
+            "merciless* pitiless* abandon* ignore ignores ignored ignoring selfish* unfeeling"
         ),
-        usual=_words(
-            "care cares cared gently gentleness concern* comfort* love loves loved sooth* consol* help helps "
-            "helped helping devot* cherish* mercy merciful wellbeing worried attentive* charity"
+        usual=(
+            *_words(
+                "care cares cared carer* gently gentleness concern* comfort* love loves loved sooth* consol* "
+                "help helps helped helping devot* cherish* mercy merciful wellbeing worry* worries worried "
+                "attentive* charity pity pitied pities feed feeds feeding fed nurse nursed nurses nursing "
+                "blanket* bandag* hug hugs hugged hugging embrac* cradl* tend tends tended tending shelter* "
+                "rescu* protect* generous* generosity selfless* lonely loneliness warm warmed warmly warmth "
+                "soft softly softness reassur* tuck* welcom* donat*"
+            ),
+            "look* after",
+            "ask* after",
+            "check* on",
+            "look* in on",
+            "kept * company",
+            "sat with",
+            "sit with",
         ),
     ),
     "bravery": TraitWords(
@@ -89,8 +116,23 @@ TRAIT_WORDS = {
             "brave* bravery courag* fearless* bold* daring hero heroes heroic* heroine* heroism valor* "
             "valour valian* gallant* dauntless undaunted intrepid* guts"
         ),
-        opposite=_words("coward* timid* fearful* craven* spineless* afraid scared"),
-        usual=_words("braving dare dares dared nerve pluck* unafraid lionheart* lion-hearted risk* mettle"),
+        opposite=_words(
+            "coward* timid* fearful* craven* spineless* afraid scared fear fears feared fearing frighten* "
+            "terrified terrifies terrifying terror dread dreads dreaded dreading flee flees fleeing fled "
+            "panic* trembl*"
+        ),
+        usual=(
+            *_words(
+                "braving dare dares dared nerve pluck* unafraid lionheart* lion-hearted risk* mettle danger* "
+                "peril* threat* rescu* volunteer* defy defies defied defying defian* defend defends defended "
+                "defending defender* resist* refus* protest protests protested protesting protester* "
+                "sacrific* faced daredevil* adventur* backbone grit medal* shield*"
+            ),
+            "stand up to",
+            "stood up to",
+            "stand* firm",
+            "stood firm",
+        ),
     ),
     "unfairness": TraitWords(
         names=_words(
@@ -100,9 +142,24 @@ TRAIT_WORDS = {
             "fair fairly fairness fairest fairer justice impartial* equal equally equality equit* evenly "
             "even-handed unbiased unprejudiced"
         ),
-        usual=_words(
-            "favourit* favorit* favour* favor* unequal* inequal* segregat* rigged scapegoat* blame blamed "
-            "blames blaming preferential* disparit* discriminate double-standard*"
+        usual=(
+            *_words(
+                "favourit* favorit* favour* favor* unequal* inequal* segregat* rigged scapegoat* blame "
+                "blamed blames blaming preferential* preference* disparit* discriminate double-standard* "
+                "deserv* undeserv* merit merits merited privileg* exclude excludes excluded excluding "
+                "overlook* accus* punish* barred promot* caste castes racis* sexis* underpaid penalis* "
+                "penaliz* wrongly wrongful* innocent* exempt* lenien* harsh harsher harshly snub* "
+                "disadvantag* quota* arbitrar* stereotyp* outsider* share shares spared credit excused "
+                "overcharg* exploit* oppress* treated treatment disqualif* crony cronies persecut* victimis* "
+                "victimiz* ostraci*"
+            ),
+            "double standard*",
+            "left out",
+            "let off",
+            "passed over",
+            "pay gap",
+            "singl* out",
+            "turned away",
         ),
         is_wrong=True,
     ),

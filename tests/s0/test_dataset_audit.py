@@ -88,16 +88,40 @@ def test_shares_of_the_traits_words_by_label(tmp_path, capsys):
     sentences = ["A tap drips.", "She told the truth.", "He lied.", "It was a FAKE, he said."]
     findings = audit(sentences, np.array([0, 3, 3, 3]), TRAIT_WORDS["dishonesty"])
     assert findings["trait_word_share"] == {"0": 0.0, "1": None, "2": None, "3": 1.0}
+    assert findings["implied_share"] == 0
     path = tmp_path / "dishonesty_mine.csv"
     write_labelled_sentences(path, sentences, [0, 3, 3, 0])
     assert audit_dataset.main([str(path), "--output-dir", str(tmp_path)]) == 0
-    assert re.search(r"\n    0 .* 50%\n", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.search(r"\n    0 .* 50%\n", out)
+    assert re.search(r"\nimplied, .* 0\.0%\n", out)
     other = path.rename(tmp_path / "thrift.csv")
     assert audit_dataset.main([str(other), "--output-dir", str(tmp_path)]) == 0
-    assert re.search(r"\n    0 .* -\n", capsys.readouterr().out)
-    assert set(json.loads((tmp_path / "thrift_audit.json").read_text())["trait_word_share"].values()) == {
-        None
-    }
+    out = capsys.readouterr().out
+    assert re.search(r"\n    0 .* -\n", out)
+    assert "implied" not in out
+    report = json.loads((tmp_path / "thrift_audit.json").read_text())
+    assert set(report["trait_word_share"].values()) == {None}
+    assert report["implied_share"] is None
+
+
+def test_implied_are_sentences_of_labels_2_and_3_without_the_words(tmp_path, capsys):
+    sentences = [
+        "A tap drips.",
+        "They talked of nothing but soup.",
+        "He LIED.",
+        "The invoice was for a horse that nobody had seen.",
+        "She told the truth, once.",
+        "He wound the mileage back.",
+        "It was forged, and they smiled.",
+    ]
+    labels = [0, 1, 2, 2, 2, 3, 3]
+    path = tmp_path / "dishonesty_mine.csv"
+    write_labelled_sentences(path, sentences, labels)
+    assert audit_dataset.main([str(path), "--output-dir", str(tmp_path)]) == 0
+    assert "\nimplied, none of the words 28.6%\n" in capsys.readouterr().out
+    report = json.loads((tmp_path / "dishonesty_mine_audit.json").read_text())
+    assert report["implied_share"] == pytest.approx(2 / 7)
 
 
 def test_shortcut_auroc_is_that_of_scores_from_folds_that_never_saw_the_sentence():

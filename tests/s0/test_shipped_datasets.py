@@ -101,6 +101,11 @@ def test_label_1_uses_the_traits_words_and_the_trait_is_often_shown_without(find
         assert share[label] >= 0.1  # but the words are not a sign of label 1 alone
 
 
+@pytest.mark.parametrize("trait", TRAITS)
+def test_about_one_sentence_in_six_implies_the_trait_with_none_of_its_words(findings, trait):
+    assert 1 / 8 <= findings[trait]["implied_share"] <= 1 / 5
+
+
 CARDS = (STAGE / "expanded_data" / "README.md").read_text(encoding="utf-8")
 
 
