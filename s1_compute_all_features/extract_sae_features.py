@@ -4,10 +4,9 @@ import argparse
 import logging
 import os
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline_common.command_line import (
     HelpFormatter,
@@ -20,6 +19,7 @@ from pipeline_common.command_line import (
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import write_json
 from s1_compute_all_features.feature_store import HIDDEN_STATES
+from s1_compute_all_features.process_group import gathered, process_group, wait_for_all
 from s1_compute_all_features.sae_configurations import (
     GEMMA_SCOPE,
     SaeConfigurations,
@@ -58,7 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
     weights.add_argument("--config", type=Path, default=GEMMA_SCOPE, help="SAE configuration file")
     weights.add_argument("--model", help="hub id or folder of the model, instead of the configuration's")
     weights.add_argument("--sae-root", type=Path, help="folder with the SAE weights, instead of the hub")
-    weights.add_argument("--layers", type=index_ranges, help="only these layers and their SAEs, e.g. 0-5,12")
+    weights.add_argument(
+        "--layers", type=layers_or_none, help="only these layers and their SAEs, e.g. 0-5,12, or none"
+    )
+    weights.add_argument(
+        "--saes", type=names_or_none, help="only the SAEs of these names, e.g. layer_05_l0_68, or none"
+    )
     sparsity = weights.add_mutually_exclusive_group()
     sparsity.add_argument("--max-l0", type=positive_int, help="only SAEs of at most this l0")
     sparsity.add_argument(
@@ -71,6 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
         choices=HIDDEN_STATES,
         default="all",
         help="per token, pooled per sentence, or none",
+    )
+    what.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="a column sentence is enough; nothing is split, and the store serves prediction only",
     )
     what.add_argument(
         "--limit", type=positive_int, metavar="N", help="only the first N sentences of each input"
@@ -103,6 +113,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def layers_or_none(text: str) -> list[int]:
+    """Layers as `index_ranges` takes them; ``none`` for no layer, the embeddings alone."""
+    return [] if text == "none" else index_ranges(text)
+
+
+def names_or_none(text: str) -> list[str]:
+    """Names between commas; ``none`` for none."""
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
 @exit_codes
 def main(argv: Sequence[str] | None = None) -> int:
     """Extract; exit code 0 done, 1 the data or the run failed, 2 wrong usage."""
@@ -117,14 +137,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.screening == "on" and arguments.sae_dtype != "float32":
         parser.error("--screening on needs --sae-dtype float32")
     configure_logging("s1_compute_all_features")
-    with _process_group() as (rank, world):
+    with process_group() as (rank, world):
         return _extract(arguments, rank, world)
 
 
 def _extract(arguments: argparse.Namespace, rank: int, world: int) -> int:
     watch = Stopwatch()
     configurations = select_saes(
-        read_sae_configurations(arguments.config), arguments.layers, arguments.max_l0, arguments.l0
+        read_sae_configurations(arguments.config),
+        arguments.layers,
+        arguments.max_l0,
+        arguments.l0,
+        arguments.saes,
     )
     run, stores, saes = _plan(arguments, configurations, rank, world)
     if rank == 0:
@@ -135,17 +159,17 @@ def _extract(arguments: argparse.Namespace, rank: int, world: int) -> int:
     pending = [store for store in stores if not store.complete]
     if not pending:
         return 0
-    _wait_for_all(world)  # everybody has looked at what stands there before it changes
+    wait_for_all(world)  # everybody has looked at what stands there before it changes
     if rank == 0:
         _announce(pending, saes)
         for store in pending:
             _start(store, arguments.overwrite)
-    _wait_for_all(world)
+    wait_for_all(world)
     measured = _compute(run, pending)
-    measured = _gathered(measured, world)
+    measured = gathered(measured, world)
     if rank == 0:
         _finish(run, pending, measured, watch)
-    _wait_for_all(world)
+    wait_for_all(world)
     return 0
 
 
@@ -157,7 +181,7 @@ def _plan(
 
     mode = Mode(arguments.resume, arguments.extend, arguments.verify, arguments.overwrite)
     inputs = [
-        read_input(csv, output, arguments.limit, mode)
+        read_input(csv, output, arguments.limit, mode, arguments.unlabelled)
         for csv, output in zip(arguments.input, arguments.output, strict=True)
     ]
     import torch
@@ -176,7 +200,7 @@ def _plan(
         entry, relative_to = entry.model_copy(update={"id": arguments.model, "revision": None}), Path.cwd()
     model = load_language_model(entry, relative_to, device, arguments.dtype)
     layers = list(range(model.n_layers)) if arguments.layers is None else arguments.layers
-    if layers[-1] >= model.n_layers:
+    if layers and layers[-1] >= model.n_layers:
         raise UserError(f"--layers: the model {entry.id} has the layers 0 to {model.n_layers - 1}")
     for sae in configurations.saes:
         if sae.input_layer >= model.n_layers:
@@ -338,51 +362,6 @@ def _report(run: "Extraction", mean_l0: dict[str, float], explained: dict[str, f
         lines.append(line)
     if len(lines) > 1:
         logger.info("\n".join(lines))
-
-
-@contextmanager
-def _process_group() -> Iterator[tuple[int, int]]:
-    """(rank, number of processes): those of torchrun where it started us, else (0, 1)."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield 0, 1
-        return
-    import torch.distributed
-
-    torch.distributed.init_process_group("gloo")
-    try:
-        yield torch.distributed.get_rank(), world
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def _wait_for_all(world: int) -> None:
-    if world > 1:
-        import torch.distributed
-
-        torch.distributed.barrier()
-
-
-def _gathered(measured: "Measurements", world: int) -> "Measurements":
-    """What all processes measured, merged."""
-    if world == 1:
-        return measured
-    import torch.distributed
-
-    from s1_compute_all_features.work_plan import Measurements
-
-    parts: list[Any] = [None] * world
-    # Sent as plain values: the objects themselves hold factories.
-    values = (dict(measured.seconds), dict(measured.active), measured.explained)
-    torch.distributed.all_gather_object(parts, values)
-    merged = Measurements()
-    for seconds, active, explained in parts:
-        part = Measurements()
-        part.seconds.update(seconds)
-        part.active.update(active)
-        part.explained.update(explained)
-        merged.merge(part)
-    return merged
 
 
 if __name__ == "__main__":

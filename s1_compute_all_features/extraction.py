@@ -1,8 +1,10 @@
 """The extraction itself: per unit of work one forward pass, then every SAE over its states."""
 
+import ctypes
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,6 +134,7 @@ def _run_unit(
         else:
             on_progress(run.tasks[key[0]].n_tokens(key[1]))
     on_progress(total * len(skipped))
+    _release_freed_memory()
     _encode_saes(
         run, [(located, keys) for located, keys in todo if keys], states, measured, background, on_progress
     )
@@ -139,6 +142,15 @@ def _run_unit(
         for key in unit:
             background.write(_closing(run, key))
     background.finish_writes()
+
+
+def _release_freed_memory() -> None:
+    """Hand what the forward pass freed back to the system before the encoders are loaded.
+
+    glibc keeps it for itself otherwise, some hundred megabytes; other C libraries have no such call.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _closing(run: Extraction, key: BlockKey) -> Callable[[], None]:

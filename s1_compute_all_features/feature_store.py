@@ -82,7 +82,6 @@ class FeatureStore:
         saes: the SAEs whose activations are stored, in store order.
         layers: the layers whose hidden states are stored, ascending.
         sentences: the texts.
-        labels: int64 [n_sentences], 0-3.
         held_out: bool [n_sentences], True for the test split.
         groups: int64 [n_sentences]; sentences of one group are on one side of the split.
         n_tokens: int64 [n_sentences], stored tokens per sentence.
@@ -124,13 +123,27 @@ class FeatureStore:
         self.sentences = columns.pop("sentence")
         try:
             columns.pop("sentence_index")
-            self.labels = np.array(columns.pop("concept_strength_label"), dtype=np.int64)
+            labels = columns.pop("concept_strength_label")
+            self._labels = np.array(labels, dtype=np.int64) if any(labels) else None
             self.groups = np.array(columns.pop("group"), dtype=np.int64)
             self.n_tokens = np.array(columns.pop("n_tokens"), dtype=np.int64)
         except ValueError as error:
             raise UserError(f"{path}: a number was expected ({error}); make the store again") from None
         self.held_out = np.array([split == "test" for split in columns.pop("split")], dtype=bool)
         self.further_columns = columns
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """Int64 [n_sentences], 0-3.
+
+        Raises:
+            UserError: the store was made without labels.
+        """
+        if self._labels is None:
+            raise UserError(
+                f"{self.path}: made with --unlabelled, so it has no labels; extract a labelled CSV without it"
+            )
+        return self._labels
 
     @property
     def fingerprint(self) -> str:
@@ -226,7 +239,11 @@ class FeatureStore:
                 f"{self.path}: made with --hidden-states {self.hidden_states_stored}, so it has no hidden "
                 "states per token; extract again with --hidden-states all"
             )
-        return np.concatenate([self._block_states(block, layer) for block in range(len(self._blocks))])
+        self._check_layer(layer)
+        states = np.empty((int(self.starts[-1]), self.manifest["model"]["d_model"]), dtype=np.float32)
+        for block, (_, tokens) in enumerate(self._block_ranges()):
+            states[tokens] = self._block_states(block, layer)
+        return states
 
     def pooled_hidden_states(self, layer: int | str, pooling: str = "mean") -> np.ndarray:
         """One vector per sentence: float32 [n_sentences, d_model].
@@ -283,6 +300,7 @@ class FeatureStore:
             )
 
     def _block_states(self, block: int, layer: int | str) -> np.ndarray:
+        """A layer's states of a block as they are stored, float16 or float32: [n_tokens of it, d_model]."""
         self._check_layer(layer)
         name = hidden_file_name(layer)
         states = self._read(block, name, ("states",))["states"]
@@ -293,7 +311,7 @@ class FeatureStore:
                 f"{expected}; "
                 "make the store again"
             )
-        return states.astype(np.float32)
+        return states
 
     def _read(self, block: int, name: str, arrays: Sequence[str]) -> dict[str, np.ndarray]:
         return read_npz(block_folder(self.path, block) / name, arrays, "feature store file")

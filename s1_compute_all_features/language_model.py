@@ -1,7 +1,7 @@
 """The language model: load, tokenise, and one forward pass that yields every layer's hidden states."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,10 +233,13 @@ def forward_states(
 ) -> dict[int | str, "torch.Tensor"]:
     """One forward pass: the residual stream at every asked layer, and the embeddings.
 
+    The pass ends at the last asked layer; the blocks behind it are not run.
+
     Args:
         model: the model.
         batch: sentences, padded on the right here.
-        layers: block indices; `BLOCK_INPUT` is the stream in front of block 0.
+        layers: block indices; `BLOCK_INPUT` is the stream in front of block 0. None asks for the
+            embeddings alone.
 
     Returns:
         Per layer, and under `EMBEDDINGS`: [n_stored_tokens, d_model] in the model's dtype, sentence
@@ -255,7 +258,7 @@ def forward_states(
         stored[row, : len(sentence.ids)] = sentence.stored
     device = next(model.model.parameters()).device
     keep = torch.from_numpy(stored).to(device)
-    with torch.inference_mode(), _captured(model, layers, keep) as states:
+    with torch.inference_mode(), _captured(model, layers, keep) as states, suppress(_AllCaptured):
         model.model(
             input_ids=torch.from_numpy(ids).to(device),
             attention_mask=torch.from_numpy(mask).to(device),
@@ -269,16 +272,26 @@ def _no_cache(model: LanguageModel) -> dict[str, bool]:
     return {"use_cache": False} if getattr(model.model.config, "use_cache", None) is not None else {}
 
 
+class _AllCaptured(Exception):
+    """Raised by a hook to end a forward pass that has nothing more to give."""
+
+
 @contextmanager
 def _captured(
     model: LanguageModel, layers: Sequence[int], keep: "torch.Tensor"
 ) -> Iterator[dict[int | str, "torch.Tensor"]]:
-    """Hooks that pick up the kept positions of each layer; they return None and so change nothing."""
+    """Hooks that pick up the kept positions of each layer; they return None and so change nothing.
+
+    The hook of the last asked layer raises `_AllCaptured`.
+    """
     states: dict[int | str, torch.Tensor] = {}
+    last = max(layers, default=EMBEDDINGS)
 
     def pick_up(key: int | str, output: Any) -> None:
         tensor = output[0] if isinstance(output, tuple) else output
         states[key] = tensor[keep]
+        if key == last:
+            raise _AllCaptured
 
     def on_output(key: int | str) -> Any:
         return lambda module, arguments, output: pick_up(key, output)

@@ -6,6 +6,8 @@ import numpy as np
 
 POOLINGS = ("max", "mean", "final", "last-content")
 
+_SENTENCES_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class SparseActivations:
@@ -160,7 +162,14 @@ def pool_dense(tokens: np.ndarray, starts: np.ndarray, content: np.ndarray, pool
     """
     if pooling in ("final", "last-content"):
         return tokens[pooled_token(starts, content, pooling)].astype(np.float32)
-    if pooling == "max":
-        return np.maximum.reduceat(tokens, starts[:-1]).astype(np.float32)
-    total = np.add.reduceat(tokens.astype(np.float64), starts[:-1])
-    return (total / np.diff(starts)[:, None]).astype(np.float32)
+    pooled = np.empty((len(starts) - 1, tokens.shape[1]), dtype=np.float32)
+    for first in range(0, len(pooled), _SENTENCES_AT_ONCE):
+        # In strips: a copy of a whole block in float64 would be the largest thing in memory.
+        ends = starts[first : first + _SENTENCES_AT_ONCE + 1]
+        strip, inside = tokens[ends[0] : ends[-1]], ends[:-1] - ends[0]
+        if pooling == "max":
+            values = np.maximum.reduceat(strip.astype(np.float32), inside)
+        else:
+            values = np.add.reduceat(strip.astype(np.float64), inside) / np.diff(ends)[:, None]
+        pooled[first : first + _SENTENCES_AT_ONCE] = values
+    return pooled

@@ -139,6 +139,7 @@ def select_saes(
     layers: Sequence[int] | None = None,
     max_l0: int | None = None,
     nearest_l0: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> SaeConfigurations:
     """Part of a configuration.
 
@@ -147,11 +148,20 @@ def select_saes(
         layers: keep the SAEs of these layers.
         max_l0: keep the SAEs whose published l0 is at most this.
         nearest_l0: of each layer keep the SAE whose published l0 is nearest to this, the sparser of two.
+        names: keep these SAEs; with an empty list none is left, and that is no error.
 
     Raises:
-        UserError: no SAE is left.
+        UserError: no SAE is left, or there is none of a name.
     """
     kept = [sae for sae in configurations.saes if layers is None or sae.layer in layers]
+    if names is not None:
+        unknown = sorted(set(names) - {sae.name for sae in configurations.saes})
+        if unknown:
+            raise UserError(
+                f"--saes: the configuration has no SAE {unknown[0]}; its names are such as "
+                f"{configurations.saes[0].name}"
+            )
+        kept = [sae for sae in kept if sae.name in names]
     if max_l0 is not None:
         kept = [sae for sae in kept if sae.average_l0 is not None and sae.average_l0 <= max_l0]
     if nearest_l0 is not None:
@@ -161,10 +171,10 @@ def select_saes(
         ):
             best.setdefault(sae.layer, sae)
         kept = [sae for sae in kept if best[sae.layer] is sae]
-    if not kept:
+    if not kept and names != []:
         smallest = min((sae.average_l0 or 0 for sae in configurations.saes), default=0)
         raise UserError(
-            f"no SAE of the configuration is left by --layers, --max-l0 or --l0; it has the layers "
+            f"no SAE of the configuration is left by --layers, --saes, --max-l0 or --l0; it has the layers "
             f"{sorted({sae.layer for sae in configurations.saes})} and l0 from {smallest} upwards"
         )
     return configurations.model_copy(update={"saes": tuple(kept)})

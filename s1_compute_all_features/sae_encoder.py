@@ -22,7 +22,7 @@ from s1_compute_all_features.sae_weights import (
 if TYPE_CHECKING:
     import torch
 
-TOKENS_AT_ONCE = 1024
+TOKENS_AT_ONCE = 512
 BFLOAT16_UNIT = 2.0**-8
 """Bound on the relative error u of rounding to bfloat16 (8 significant bits: 2^-9), a factor to spare."""
 
@@ -97,17 +97,20 @@ class ThresholdEncoder(SaeEncoder):
     def __init__(
         self, weights: ThresholdWeights, device: str, screening: bool = False, dtype: str = "float32"
     ) -> None:
-        """Put the weights on the device, features as rows, and prepare the screening product."""
+        """Put the weights on the device.
+
+        The screening product's own copy is made at the first use: an encoder that only waits for its
+        turn then takes no memory for it.
+        """
         import torch
 
-        self.W_FD = weights.W_enc.T.to(device, getattr(torch, dtype)).contiguous()
+        self.W_FD = weights.W_FD.to(device, getattr(torch, dtype))
         self.b_enc = weights.b_enc.to(device)
         self.threshold = weights.threshold.to(device)
         self.d_sae, self.d_model = self.W_FD.shape
         self.row_norms = self.W_FD.norm(dim=1).float()
         self.screening = screening
-        if screening:
-            self._prepare_screening()
+        self.W_screen: torch.Tensor | None = None
 
     def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
         """Active entries, token-major."""
@@ -128,15 +131,19 @@ class ThresholdEncoder(SaeEncoder):
 
     def _dense(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
         """Entries above or near their threshold by the float32 product, token-major."""
+        import torch
         from torch.nn.functional import linear
 
-        p_TF = linear(states_TD, self.W_FD).float().add_(self.b_enc)
+        if self.W_FD.dtype == torch.float32:
+            p_TF = linear(states_TD, self.W_FD, self.b_enc)
+        else:
+            p_TF = linear(states_TD, self.W_FD).float().add_(self.b_enc)
         band = FLOAT32_BAND * self.row_norms * states_TD.norm(dim=1).max()
-        near_TF = p_TF >= self.threshold - band
-        tokens, features = near_TF.nonzero(as_tuple=True)
-        return tokens, features, p_TF[near_TF]
+        # One pass over the dense product: its memory traffic is all that the product does not hide.
+        near = (p_TF >= self.threshold - band).view(-1).nonzero().squeeze(1)
+        return near // self.d_sae, near % self.d_sae, p_TF.view(-1)[near]
 
-    def _prepare_screening(self) -> None:
+    def _prepare_screening(self) -> "torch.Tensor":
         """bfloat16 weights with one more input that adds the error bound inside the product.
 
         Let a be the bfloat16 product's result before its own rounding. Rounding both factors changes each
@@ -149,16 +156,17 @@ class ThresholdEncoder(SaeEncoder):
 
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         n_extra = 32  # a multiple of what matrix units like; all but one are zeros
-        self.W_screen = torch.zeros(
+        W_screen = torch.zeros(
             self.d_sae, self.d_model + n_extra, dtype=torch.bfloat16, device=self.W_FD.device
         )
-        self.W_screen[:, : self.d_model] = self.W_FD
+        W_screen[:, : self.d_model] = self.W_FD
         up = 1 + 2 * BFLOAT16_UNIT
-        self.W_screen[:, self.d_model] = (2.2 * BFLOAT16_UNIT + FLOAT32_BAND) * self.row_norms * up * up
+        W_screen[:, self.d_model] = (2.2 * BFLOAT16_UNIT + FLOAT32_BAND) * self.row_norms * up * up
         cut = self.threshold - self.b_enc
         down = torch.where(cut >= 0, 1 - 2 * BFLOAT16_UNIT, 1 + 2 * BFLOAT16_UNIT)
         # Rounded towards minus infinity: once for the result's own rounding, once for the cut's.
         self.cut = (cut * down * down).to(torch.bfloat16)
+        return W_screen
 
     def _screened(
         self, states_TD: "torch.Tensor"
@@ -166,6 +174,8 @@ class ThresholdEncoder(SaeEncoder):
         """Candidates with their float32 values, token-major; None where there are too many."""
         import torch
 
+        if self.W_screen is None:
+            self.W_screen = self._prepare_screening()
         n_tokens = len(states_TD)
         x = torch.zeros(n_tokens, self.W_screen.shape[1], dtype=torch.bfloat16, device=states_TD.device)
         x[:, : self.d_model] = states_TD

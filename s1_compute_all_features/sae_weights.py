@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_npz
+from s1_compute_all_features.encoder_matrix import matrix_from_npz, matrix_from_safetensors
 from s1_compute_all_features.fingerprints import fingerprint_of_file
 from s1_compute_all_features.hub import resolve_folder, unavailable
 from s1_compute_all_features.sae_configurations import SaeConfigurations, SaeEntry
@@ -49,12 +50,12 @@ class ThresholdWeights:
     """The encoder of a JumpReLU or ReLU SAE, float32.
 
     Attributes:
-        W_enc: [D, F].
+        W_FD: W_enc with features as rows, [F, D].
         b_enc: [F], with the subtraction of b_dec folded in where the SAE has one.
         threshold: [F], at least 0; a ReLU SAE has zeros.
     """
 
-    W_enc: "torch.Tensor"
+    W_FD: "torch.Tensor"
     b_enc: "torch.Tensor"
     threshold: "torch.Tensor"
 
@@ -124,9 +125,9 @@ def read_threshold_weights(located: LocatedSae, configurations: SaeConfiguration
     if located.weights is None:
         return None
     if located.weights.name == PARAMS:
-        arrays = read_npz(located.weights, ("W_enc", "b_enc", "threshold"), "Gemma Scope params.npz")
-        W_enc, b_enc, threshold = (torch.from_numpy(array).float() for array in arrays.values())
-        return ThresholdWeights(W_enc, b_enc, threshold.clamp(min=0))
+        arrays = read_npz(located.weights, ("b_enc", "threshold"), "Gemma Scope params.npz")
+        b_enc, threshold = (torch.from_numpy(array).float() for array in arrays.values())
+        return ThresholdWeights(matrix_from_npz(located.weights, "W_enc"), b_enc, threshold.clamp(min=0))
     cfg = _sae_lens_cfg(located.weights.parent)
     metadata = cfg.get("metadata", {})
     check_training(
@@ -142,18 +143,17 @@ def read_threshold_weights(located: LocatedSae, configurations: SaeConfiguration
         return None
     if any(cfg.get(key) not in (value, None) for key, value in plain.items()):
         return None
-    names = ["W_enc", "b_enc", *(["threshold"] if cfg["architecture"] == "jumprelu" else [])]
-    if not {*names, "b_dec"} <= set(_safetensors_names(located.weights)) or "scaling_factor" in (
-        _safetensors_names(located.weights)
-    ):
+    names = ["b_enc", *(["threshold"] if cfg["architecture"] == "jumprelu" else [])]
+    stored = set(_safetensors_names(located.weights))
+    if not {*names, "W_enc", "b_dec"} <= stored or "scaling_factor" in stored:
         return None
     tensors = {name: _safetensors(located.weights, name).float() for name in names}
-    b_enc = tensors["b_enc"]
+    W_FD, b_enc = matrix_from_safetensors(located.weights, "W_enc"), tensors["b_enc"]
     if cfg.get("apply_b_dec_to_input", True):
         # x - b_dec goes into the bias: (x - b_dec) @ W_enc + b_enc.
-        b_enc = b_enc - _safetensors(located.weights, "b_dec").float() @ tensors["W_enc"]
+        b_enc = b_enc - W_FD @ _safetensors(located.weights, "b_dec").float()
     threshold = tensors.get("threshold", torch.zeros_like(b_enc))
-    return ThresholdWeights(tensors["W_enc"], b_enc, threshold.clamp(min=0))
+    return ThresholdWeights(W_FD, b_enc, threshold.clamp(min=0))
 
 
 def read_decoder(located: LocatedSae) -> "tuple[torch.Tensor, torch.Tensor] | None":

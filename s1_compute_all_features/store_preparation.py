@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline_common.errors import UserError
 from pipeline_common.files import check_way, make_way, sha256_of_file
 from pipeline_common.provenance import library_versions
 from s0_dataset_generation.labelled_sentences import (
+    SPLIT_SEED,
     LabelledSentences,
     Split,
     assign_split,
     read_labelled_sentences,
+    read_unlabelled_sentences,
 )
 from s1_compute_all_features.feature_store import (
     MANIFEST,
@@ -59,7 +63,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class InputData:
-    """A labelled CSV, checked and split, and the manifest that stands at its output, if it is to be kept."""
+    """A CSV, checked and split, and the manifest that stands at its output, if it is to be kept."""
 
     data: LabelledSentences
     split: Split
@@ -84,13 +88,20 @@ class PreparedStore:
     complete: bool
 
 
-def read_input(csv: Path, output: Path, limit: int | None, mode: Mode) -> InputData:
+def read_input(csv: Path, output: Path, limit: int | None, mode: Mode, unlabelled: bool) -> InputData:
     """Read and split a CSV, and look at what stands at its output.
+
+    Args:
+        csv: the input.
+        output: the store's folder.
+        limit: take only so many sentences.
+        mode: what may happen to an existing store.
+        unlabelled: read no labels; every sentence is then held out, in a group of its own.
 
     Raises:
         UserError: bad input, or something at the output that may not be replaced.
     """
-    data = read_labelled_sentences(csv)
+    data = read_unlabelled_sentences(csv) if unlabelled else read_labelled_sentences(csv)
     if limit is not None:
         data = dataclasses.replace(
             data,
@@ -98,7 +109,7 @@ def read_input(csv: Path, output: Path, limit: int | None, mode: Mode) -> InputD
             labels=data.labels[:limit],
             further_columns={name: values[:limit] for name, values in data.further_columns.items()},
         )
-        if len(set(data.labels.tolist())) < 2:
+        if not unlabelled and len(set(data.labels.tolist())) < 2:
             raise UserError(f"{csv}: the first {limit} sentences have one label only; raise --limit")
     stored = read_manifest(output) if mode.continues and (output / MANIFEST).exists() else None
     if stored is None:
@@ -108,7 +119,9 @@ def read_input(csv: Path, output: Path, limit: int | None, mode: Mode) -> InputD
                 "replace it, or choose another --output"
             )
         check_way(output, mode.overwrite, "feature store", MANIFEST)
-    return InputData(data, assign_split(data), output, stored)
+    n_sentences = len(data.sentences)
+    unsplit = Split(np.ones(n_sentences, dtype=bool), np.arange(n_sentences), [], SPLIT_SEED)
+    return InputData(data, unsplit if unlabelled else assign_split(data), output, stored)
 
 
 def stored_saes(saes: Sequence[LocatedSae], configurations: SaeConfigurations) -> list[StoredSae]:
@@ -207,7 +220,7 @@ def start_store(store: PreparedStore, overwrite: bool) -> None:
     columns: dict[str, Sequence[object]] = {
         "sentence_index": range(len(data.sentences)),
         "sentence": data.sentences,
-        "concept_strength_label": data.labels.tolist(),
+        "concept_strength_label": data.labels.tolist() or [None] * len(data.sentences),
         "split": ["test" if held_out else "train" for held_out in split.held_out],
         "group": split.groups.tolist(),
         "n_tokens": [len(sentence.texts) for sentence in store.task.sentences],

@@ -142,7 +142,7 @@ def test_layers_and_saes_are_selected(
     [
         (
             ["--layers", "7"],
-            "no SAE of the configuration is left by --layers, --max-l0 or --l0",
+            "no SAE of the configuration is left by --layers, --saes, --max-l0 or --l0",
         ),
         (["--max-l0", "5"], "l0 from 8 upwards"),
         (["--layers", "0,9"], "--layers: the model model has the layers 0 to 2"),

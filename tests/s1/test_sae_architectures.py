@@ -178,6 +178,10 @@ def test_the_decoder_stays_on_disk_safetensors(architecture, tmp_path, monkeypat
             read.append(name)
             return self.opened.get_tensor(name)
 
+        def get_slice(self, name):
+            read.append(name)
+            return self.opened.get_slice(name)
+
         def __getattr__(self, name):
             return getattr(self.opened, name)
 

@@ -23,7 +23,7 @@ def weights(seed=0, scale=1.0, threshold=None):
     b_enc = torch.randn(D_SAE, generator=generator)
     if threshold is None:
         threshold = torch.rand(D_SAE, generator=generator) * 20 * scale
-    return ThresholdWeights(W_enc, b_enc, threshold.clamp(min=0))
+    return ThresholdWeights(W_enc.T.contiguous(), b_enc, threshold.clamp(min=0))
 
 
 def tokens(seed=1, outliers=0):
@@ -44,7 +44,7 @@ def assert_equal(plain, screened, w, states):
     np.testing.assert_array_equal(plain.indices, screened.indices)
     # Two float32 orders of addition differ by some units of 2^-24, relative to |x| |w| and not to the sum.
     size = np.repeat(states.norm(dim=1).numpy(), np.diff(plain.indptr))
-    size = size * w.W_enc.norm(dim=0).numpy()[plain.indices]
+    size = size * w.W_FD.norm(dim=1).numpy()[plain.indices]
     assert (np.abs(plain.data - screened.data) <= 2.0**-19 * size + 1e-5).all()
 
 
@@ -59,21 +59,21 @@ def test_screening_gives_the_support_of_the_plain_product(outliers, scale):
 
 def test_relu_saes_are_screened_too():
     w = weights(threshold=torch.zeros(D_SAE))
-    w = ThresholdWeights(w.W_enc, w.b_enc - 30, w.threshold)
+    w = ThresholdWeights(w.W_FD, w.b_enc - 30, w.threshold)
     assert_equal(*both(w, tokens()), w, tokens())
 
 
 def test_entries_at_their_threshold_are_decided_in_float64():
     """Thresholds set onto actual values: float32 orders of addition would disagree about them."""
     states, w = tokens(), weights()
-    exact = states.double() @ w.W_enc.double() + w.b_enc.double()
+    exact = states.double() @ w.W_FD.T.double() + w.b_enc.double()
     rows = torch.randint(0, N_TOKENS, (D_SAE,), generator=torch.Generator().manual_seed(3))
     nearest = exact[rows, torch.arange(D_SAE)].float()
     for steps in (-2, -1, 0, 1, 2):
         threshold = nearest.clone()
         for _ in range(abs(steps)):
             threshold = torch.nextafter(threshold, torch.full_like(threshold, np.sign(steps) * np.inf))
-        shifted = ThresholdWeights(w.W_enc, w.b_enc, threshold.clamp(min=0))
+        shifted = ThresholdWeights(w.W_FD, w.b_enc, threshold.clamp(min=0))
         plain, screened = both(shifted, states)
         assert_equal(plain, screened, shifted, states)
         expected = exact > shifted.threshold.double()
