@@ -262,10 +262,9 @@ def _resolve_device(name: str) -> tuple[str, str]:
 
 
 def _announce(stores: "Sequence[PreparedStore]", saes: "Sequence[LocatedSae]") -> None:
-    from s1_compute_all_features.store_preparation import bytes_to_write, check_room
+    from s1_compute_all_features.store_preparation import check_room
 
-    n_bytes = sum(bytes_to_write(store, saes) for store in stores)
-    free = check_room(stores, n_bytes)
+    n_bytes, free = check_room(stores)
     logger.info(
         "%d sentences (%d held out), %d tokens, %d layers, %d SAEs; about %.2f GB of SAE weights to "
         "read per unit "

@@ -237,9 +237,12 @@ def load_encoder(
         UserError: damaged weights, or an SAE that was trained on something else than the
             configuration says.
     """
+    import torch
+
     weights = read_threshold_weights(located, configurations)
     if weights is None:
-        return SaeLensEncoder(load_with_sae_lens(located, configurations, device))
+        sae = load_with_sae_lens(located, configurations, device)
+        return SaeLensEncoder(sae.to(dtype=getattr(torch, dtype)))
     return ThresholdEncoder(weights, device, screening, dtype)
 
 

@@ -28,6 +28,7 @@ from s1_compute_all_features.feature_store import (
     StoredSae,
     read_manifest,
     sae_as_json,
+    sae_file_name,
     write_manifest,
     write_sentences,
 )
@@ -35,6 +36,9 @@ from s1_compute_all_features.language_model import LanguageModel, TokenisedSente
 from s1_compute_all_features.sae_configurations import SaeConfigurations
 from s1_compute_all_features.sae_weights import LocatedSae, sae_width
 from s1_compute_all_features.work_plan import StoreTask, plan_blocks
+
+TOKEN_BYTES = 40
+"""Of tokens.npz per token, about: four numbers and the text."""
 
 LIBRARIES = ("torch", "transformers", "sae-lens", "tokenizers", "numpy", "scikit-learn")
 
@@ -171,6 +175,8 @@ def prepare_store(
     if mode.extend and source.stored is not None:
         sae_entries = _union(source.stored["saes"], sae_entries)
         layers = sorted({*source.stored["layers"], *layers})
+    # One order, so that a store that was extended is the store that was made at once.
+    sae_entries.sort(key=lambda entry: (entry["layer"], entry["average_l0"] or 0, entry["name"]))
     task = StoreTask(
         folder=source.output,
         sentences=sentences,
@@ -253,32 +259,51 @@ def finish_store(store: PreparedStore) -> None:
     write_manifest(store.task.folder, {**store.manifest, **closing})
 
 
-def bytes_to_write(store: PreparedStore, saes: Sequence[LocatedSae]) -> int:
-    """About how many bytes are still to be written: float16 states and 6 bytes per active latent."""
-    tokens, sentences = store.manifest["n_tokens"], store.manifest["n_sentences"]
-    vectors = {"all": tokens, "pooled": 4 * sentences, "none": 0}[store.manifest["hidden_states"]]
-    dense = vectors * (len(store.task.layers) + 1) * store.manifest["model"]["d_model"] * 2
-    sparse = sum(tokens * (located.entry.average_l0 or 100) * 6 for located in saes)
-    written = sum(path.stat().st_size for path in store.task.folder.glob("block_*/*.npz"))
-    return max(0, dense + sparse - written)
+def bytes_to_write(store: PreparedStore) -> int:
+    """About how many bytes the missing files will have: float16 states and 6 bytes per active latent."""
+    l0 = {sae_file_name(sae["name"]): sae["average_l0"] or 100 for sae in store.manifest["saes"]}
+    state_bytes = 2 * store.manifest["model"]["d_model"]
+    total = 0
+    for number, block in enumerate(store.manifest["blocks"]):
+        tokens, sentences = block["n_tokens"], block["n_sentences"]
+        vectors = 4 * sentences if store.manifest["hidden_states"] == "pooled" else tokens
+        for name in BlockWriter(store.task.folder, number).missing(store.task.file_names):
+            if name in l0:
+                total += round(tokens * l0[name] * 6)
+            else:
+                total += tokens * TOKEN_BYTES if name == "tokens.npz" else vectors * state_bytes
+    return total
 
 
-def check_room(stores: Sequence[PreparedStore], n_bytes: int) -> int:
-    """Free bytes where the stores go.
+def check_room(stores: Sequence[PreparedStore]) -> tuple[int, int]:
+    """Bytes to write in all, and free bytes on the fullest of the disks they go to.
 
     Raises:
-        UserError: less than what is to be written.
+        UserError: a disk has less than what is to be written to it.
     """
-    folder = stores[0].task.folder.resolve()
+    wanted: dict[int, list[PreparedStore]] = {}
+    for store in stores:
+        wanted.setdefault(_existing(store.task.folder).stat().st_dev, []).append(store)
+    total, least = 0, None
+    for there in wanted.values():
+        n_bytes = sum(bytes_to_write(store) for store in there)
+        free = shutil.disk_usage(_existing(there[0].task.folder)).free
+        if n_bytes > free:
+            raise UserError(
+                f"{', '.join(str(store.task.folder) for store in there)}: about {n_bytes / 1e9:.1f} GB to "
+                f"write, {free / 1e9:.1f} GB free; make room, choose another --output, or store less "
+                "(--hidden-states pooled, --tokens final)"
+            )
+        total, least = total + n_bytes, min(free, free if least is None else least)
+    return total, least or 0
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = folder.resolve()
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if n_bytes > free:
-        raise UserError(
-            f"{stores[0].task.folder}: about {n_bytes / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free; "
-            "make room, choose another --output, or store less (--hidden-states pooled, --tokens final)"
-        )
-    return free
+    return folder
 
 
 def differences(stored: Any, wanted: Any, at: str = "") -> Iterator[str]:

@@ -106,7 +106,9 @@ class Measurements:
         for name, (active, tokens) in other.active.items():
             self.active[name][0] += active
             self.active[name][1] += tokens
-        self.explained.update(other.explained)
+        for name, (residual, whole) in other.explained.items():
+            known = self.explained.get(name, (0.0, 0.0))
+            self.explained[name] = (known[0] + residual, known[1] + whole)
 
 
 def plan_blocks(n_tokens: Sequence[int], block_tokens: int) -> list[range]:

@@ -210,6 +210,24 @@ def test_states_equal_the_models_own_for_single_unpadded_sentences(name, model_f
         assert (batch[layer] - batch[layer - 1]).abs().max() > 0.01  # the blocks do something
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_pass_ends_at_the_last_asked_layer(name, model_folders):
+    """Layers that nobody asked for cost nothing, and change nothing in those that were asked for."""
+    model = load(model_folders[name])
+    sentences = tokenise(model, CORPUS, prepend_bos=True)
+    whole = forward_states(model, sentences, [BLOCK_INPUT, *range(N_LAYERS)])
+    ran = []
+    for index, block in enumerate(model.blocks):
+        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+    for layers, expected in (([], []), ([BLOCK_INPUT], []), ([0], [0]), ([1, 0], [0, 1])):
+        ran.clear()
+        states = forward_states(model, sentences, layers)
+        assert ran == expected
+        assert set(states) == {EMBEDDINGS, *layers}
+        for layer, values in states.items():
+            assert torch.equal(values, whole[layer])
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_an_encoders_special_tokens_go_in_and_stay_out(name, model_folders):
     model = load(model_folders[name])

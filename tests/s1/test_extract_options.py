@@ -1,8 +1,10 @@
 """What the flags of the extraction promise: what is stored, which SAEs, how computed, what refused."""
 
 import json
+import os
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,13 +320,62 @@ def test_a_full_disk_does_not_stop_a_run_that_has_little_left_to_write(
     assert main(arguments(labelled_csv, store, tiny_configuration, "--resume")) == 0
 
 
-def test_the_estimate_of_bytes_is_near_the_truth(finished_store):
-    """Of the dense part exactly, up to the files' headers."""
-    reader = FeatureStore(finished_store)
-    dense = [path for path in finished_store.rglob("*.npz") if path.name.startswith(("hidden", "embeddings"))]
-    written = sum(path.stat().st_size for path in dense)
-    estimate = reader.manifest["n_tokens"] * 4 * 16 * 2
-    assert estimate < written < estimate + 600 * len(dense)
+def test_an_extension_needs_room_for_what_is_new_alone(
+    store, labelled_csv, tiny_configuration, tmp_path, monkeypatch, capsys
+):
+    """The files that stand there already count neither for nor against it."""
+    grown = tmp_path / "grown"
+    assert main(arguments(labelled_csv, grown, tiny_configuration, "--layers", "0")) == 0
+    new = ["hidden_layer_01", "hidden_layer_02", "sae_layer_01", "sae_layer_02"]
+    needed = sum(p.stat().st_size for p in store.rglob("*.npz") if p.name.startswith(tuple(new)))
+    extend = arguments(labelled_csv, grown, tiny_configuration, "--extend")
+    for free, code in ((needed // 3, 1), (needed * 3, 0)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: Usage(10**9, 10**9 - free, free))
+        assert main(extend) == code, capsys.readouterr().err
+
+
+def test_every_disk_needs_room_for_its_own_stores(
+    labelled_csv, tiny_configuration, tmp_path, monkeypatch, capsys
+):
+    outputs = [tmp_path / "wide" / "a", tmp_path / "narrow" / "b"]
+    for output in outputs:
+        output.parent.mkdir()
+    real = Path.stat
+
+    def on_two_disks(path, **rest):
+        found = real(path, **rest)
+        fields = list(found)
+        fields[2] = 1 + ("narrow" in path.parts)  # st_dev
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(Path, "stat", on_two_disks)
+    free = {"wide": 10**9, "narrow": 20_000}
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 0, free[folder.name]))
+    command = arguments("CSV", "STORE", tiny_configuration)[4:]
+    inputs = ["--input", str(labelled_csv), str(labelled_csv), "--output", *map(str, outputs)]
+    assert main([*inputs, *command]) == 1
+    error = capsys.readouterr().err
+    assert str(outputs[1]) in error
+    assert str(outputs[0]) not in error
+
+
+def test_the_precision_reaches_encoders_that_sae_lens_runs(tmp_path, labelled_csv, tiny_configuration):
+    from tests.s1.test_sae_architectures import save_sae
+
+    content = json.loads(tiny_configuration.read_text())
+    content["saes"] = content["saes"][:1]
+    content["model"]["id"] = str(tiny_configuration.parent / "model")
+    content["weights_format"] = "sae_lens"
+    save_sae(tmp_path / "saes" / content["saes"][0]["path"], "topk", {"k": 7}, False)
+    (tmp_path / "topk.json").write_text(json.dumps(content))
+    values = {}
+    for dtype in ("float32", "bfloat16"):
+        output = tmp_path / dtype
+        assert main(arguments(labelled_csv, output, tmp_path / "topk.json", "--sae-dtype", dtype)) == 0
+        with np.load(output / "block_0000" / "sae_layer_00_l0_8.npz") as arrays:
+            values[dtype] = torch.from_numpy(arrays["data"])
+    assert torch.equal(values["bfloat16"], values["bfloat16"].bfloat16().float())
+    assert not torch.equal(values["float32"], values["float32"].bfloat16().float())
 
 
 @pytest.mark.parametrize(
