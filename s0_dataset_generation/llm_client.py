@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -237,7 +238,9 @@ class LLMClient:
         import openai
 
         try:
-            return read_reply(await self._complete(client, request), request.item_type)
+            body = await self._complete(client, request)
+            outcome = read_reply(body, request.item_type)
+            return dataclasses.replace(outcome, reply=self._hide_key(body))
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             # The server's own text may quote the key, so it is not shown.
             raise UserError(
@@ -288,11 +291,13 @@ class LLMClient:
         return text
 
     def _without_key(self, text: str) -> str:
+        # Before the text is cut: half a key would not be found.
+        return self._hide_key(" ".join(text.split()))[:300]
+
+    def _hide_key(self, text: str) -> str:
         # "none" stands for no key and would blank out a common word.
         key = self.settings.api_key
-        text = " ".join(text.split())
-        # Before the text is cut: half a key would not be found.
-        return (text if key == "none" else text.replace(key, "(key)"))[:300]
+        return text if key == "none" else text.replace(key, "(key)")
 
 
 def _requested_pause(headers: Mapping[str, str]) -> float:

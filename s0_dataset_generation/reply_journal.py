@@ -21,12 +21,14 @@ class Outcome:
         failure: why there is no reply, or None.
         prompt_tokens: as the server reported, or None.
         completion_tokens: likewise.
+        reply: the body as it came, less the key; None where no reply came.
     """
 
     items: list[dict[str, Any]] = field(default_factory=list)
     failure: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    reply: str | None = None
 
 
 class ReplyJournal:

@@ -1,5 +1,6 @@
 import argparse
 import email.utils
+import json
 import logging
 import subprocess
 import sys
@@ -158,8 +159,19 @@ def test_bad_replies_are_recorded_and_not_repeated_by_themselves(server, make_cl
     client = make_client()
     assert client.ask([request()], "asking")[0].failure == failure
     assert make_client().ask([request()], "asking")[0].failure == failure
+    kept = json.loads(client.journal.path.read_text().splitlines()[-1])
+    assert kept["reply"] == reply.body
     assert len(server.requests) == 1
     assert client.failures == {failure.split(":")[0]: 1}
+
+
+def test_a_reply_is_kept_as_it_came_but_for_the_key(server, make_client):
+    server.script.append(items_reply([ITEM, {"id": KEY, "sentence": 3}]))
+    client = make_client()
+    assert client.ask([request()], "asking")[0].items == [ITEM]
+    kept = json.loads(client.journal.path.read_text().splitlines()[-1])
+    content = json.loads(kept["reply"])["choices"][0]["message"]["content"]
+    assert json.loads(content)["items"] == [ITEM, {"id": "(key)", "sentence": 3}]
 
 
 def test_a_server_without_json_schemas_gets_json_mode_from_then_on(server, make_client):
