@@ -102,6 +102,11 @@ def settings_line(arguments: argparse.Namespace, hidden: frozenset[str] = frozen
     )
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Stopwatch:
     """Seconds since it was made."""
 

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
 import zlib
@@ -18,11 +19,16 @@ from pipeline_common.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, overwrite: bool, what: str, marker: str) -> Iterator[Path]:
-    """Yield a temporary sibling of ``path`` that takes its place when the block ends without error.
+def resumable_folder(path: Path, fingerprint: str, overwrite: bool, what: str, marker: str) -> Iterator[Path]:
+    """Yield a hidden sibling of ``path`` that takes its place when the block ends without error.
+
+    After an error or a kill the sibling stays, and the next call with the same fingerprint yields it with
+    the files that it holds. So each file in it is to be written atomically. Siblings that other
+    fingerprints left go when this one takes its place.
 
     Args:
         path: the folder to make.
+        fingerprint: hexadecimal digest of everything that the files depend on, at least 16 digits.
         overwrite: the user asked for the replacement of one that is there.
         what: what it holds, for the message.
         marker: the file that shows a folder to be one of ours (`check_way`).
@@ -32,17 +38,19 @@ def atomic_folder(path: Path, overwrite: bool, what: str, marker: str) -> Iterat
     """
     path = path.resolve()
     check_way(path, overwrite, what, marker)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(f".{path.name}.{fingerprint[:16]}.tmp")
     try:
-        temporary.mkdir(parents=True)
+        unfinished.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --output") from None
-    try:
-        yield temporary
-        make_way(path, overwrite, what, marker)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    yield unfinished
+    for entry in [entry for entry in unfinished.rglob("*") if _is_temporary(entry)]:
+        entry.unlink()
+    make_way(path, overwrite, what, marker)
+    unfinished.replace(path)
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp")
+    for entry in [entry for entry in path.parent.iterdir() if ours.fullmatch(entry.name)]:
+        shutil.rmtree(entry)
 
 
 @contextlib.contextmanager

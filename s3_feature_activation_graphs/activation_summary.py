@@ -12,7 +12,7 @@ from s1_compute_all_features.feature_store import FeatureStore
 from s3_feature_activation_graphs.feature_traces import Traces
 
 FORMAT = "activation_summary"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LIBRARIES = ("matplotlib", "numpy")
 
 MIN_ACTIVE_SENTENCES = 5
@@ -22,6 +22,7 @@ KEYWORD_SHARE = 0.5
 N_PEAK_TOKENS = 10
 
 EARLY, CONTEXTUAL, LATE, RARE = "early/keyword", "contextual", "late/sentence-level", "rarely active"
+KINDS = (EARLY, CONTEXTUAL, LATE, RARE)
 KIND_RULE = (
     f"{RARE}: active in fewer than {MIN_ACTIVE_SENTENCES} sentences; "
     f"otherwise {LATE}: median relative peak position of 2/3 or more; "
@@ -85,9 +86,19 @@ def kind_of(n_active: int, median_peak: float | None, median_share: float | None
     """
     if n_active < MIN_ACTIVE_SENTENCES or median_peak is None or median_share is None:
         return RARE
-    if median_peak >= LATE_FROM:
+    return kind_of_peak(median_peak, median_share)
+
+
+def kind_of_peak(relative_position: float, share: float) -> str:
+    """The part of `KIND_RULE` that a single sentence can answer.
+
+    Args:
+        relative_position: of the peak, or the median over sentences.
+        share: of the peak token in the sentence's activation, or the median over sentences.
+    """
+    if relative_position >= LATE_FROM:
         return LATE
-    if median_peak < EARLY_BELOW or median_share >= KEYWORD_SHARE:
+    if relative_position < EARLY_BELOW or share >= KEYWORD_SHARE:
         return EARLY
     return CONTEXTUAL
 
@@ -113,7 +124,8 @@ def _describe(
     peak, onset = peaks.position[active, column], peaks.onset[active, column]
     relative_peak = relative_position(peak, store.n_tokens[active])
     relative_onset = relative_position(onset, store.n_tokens[active])
-    share = _median(peaks.share[active, column])
+    share = peaks.share[active, column]
+    by_kind = Counter(map(kind_of_peak, relative_peak.tolist(), share.tolist()))
     carriers = Counter(store.tokens.text[store.starts[active] + peak].tolist())
     return {
         "key": feature.key,
@@ -125,14 +137,15 @@ def _describe(
         "score": feature.score,
         "held_out_score": feature.held_out_score,
         "passes_filters": feature.passes_filters,
-        "kind": kind_of(len(active), _median(relative_peak), share),
+        "kind": kind_of(len(active), _median(relative_peak), _median(share)),
         "n_sentences": int(considered.sum()),
         "n_active_sentences": len(active),
+        "sentences_by_kind": {kind: by_kind[kind] for kind in (EARLY, CONTEXTUAL, LATE)},
         "peak_position": _centre(peak),
         "peak_relative_position": _centre(relative_peak),
         "onset_position": _centre(onset),
         "onset_relative_position": _centre(relative_onset),
-        "median_peak_share": share,
+        "median_peak_share": _median(share),
         "peak_value_by_label": [
             _peak_values(label, split, value[(store.labels == label) & (store.held_out == held_out)])
             for label in labels
@@ -189,6 +202,7 @@ def summary_document(
         files: the pictures, relative to the output folder.
     """
     store = traces.store
+    features = summarise(traces, labels)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -204,7 +218,8 @@ def summary_document(
         "kind_rule": KIND_RULE,
         "n_sentences": int(np.isin(store.labels, labels).sum()),
         "n_plots": sum(file.startswith("label_") for file in files),
-        "features": summarise(traces, labels),
+        "features_by_kind": {kind: sum(f["kind"] == kind for f in features) for kind in KINDS},
+        "features": features,
         "files": list(files),
     }
 
@@ -222,6 +237,8 @@ def as_text(document: dict[str, Any]) -> str:
         "Positions count tokens from 0; relative positions run from 0 (start) to 1 (end of the sentence).",
         "Positions are over the sentences in which the feature fires; peak values over all of them.",
         f"Kinds. {document['kind_rule']}.",
+        "",
+        f"{len(document['features'])} features: {_counts(document['features_by_kind'])}",
     ]
     for feature in document["features"]:
         lines += ["", *_feature_lines(feature)]
@@ -238,6 +255,7 @@ def _feature_lines(feature: dict[str, Any]) -> list[str]:
         f"  fires in {feature['n_active_sentences']} of {feature['n_sentences']} sentences; "
         f"the peak token holds {number(feature['median_peak_share'])} of a sentence's activation (median)",
     ]
+    lines.append(f"  sentences by the kind of their own peak: {_counts(feature['sentences_by_kind'])}")
     for name in ("peak", "onset"):
         absolute, relative = feature[f"{name}_position"], feature[f"{name}_relative_position"]
         lines.append(
@@ -253,6 +271,10 @@ def _feature_lines(feature: dict[str, Any]) -> list[str]:
         )
     tokens = [f"{entry['token']!r} {entry['n_sentences']}" for entry in feature["peak_tokens"]]
     return [*lines, f"  peak tokens (sentences): {', '.join(tokens) or 'none'}"]
+
+
+def _counts(by_kind: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in by_kind.items())
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -14,6 +14,8 @@ from s2_find_top_features.ranked_features import RankedResults
 SORT_ORDERS = ("activation", "index")
 MAX_FEATURES = 30
 """So many lines can be told apart in one picture."""
+MAX_PIXELS = 30_000
+"""Longest side of a picture; the renderer's own limit is twice that."""
 
 SCORE = "interpretability_score"
 
@@ -117,7 +119,7 @@ def load_traces(
             f"{store.path}: the results were made from another store (fingerprint {str(made_from)[:12]}, "
             f"this one is {store.fingerprint[:12]}); run analyze_features.py again on this store"
         )
-    features = _ranked(store, results)
+    features = ranked_features(store, results)
     picked = dict.fromkeys(_picked(store, features, key) for key in keys)
     features = list(picked) if keys else features[:top_n]
     if not features:
@@ -133,7 +135,12 @@ def load_traces(
     return Traces(store, features, activations)
 
 
-def _ranked(store: FeatureStore, results: RankedResults) -> list[DrawnFeature]:
+def ranked_features(store: FeatureStore, results: RankedResults) -> list[DrawnFeature]:
+    """Every feature of the results, best first.
+
+    Raises:
+        UserError: the store lacks the SAE of one.
+    """
     saes = {sae.name: sae for sae in store.saes}
     drawn = []
     for feature in results.features:

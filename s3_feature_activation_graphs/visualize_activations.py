@@ -15,20 +15,22 @@ from pipeline_common.command_line import (
     index_ranges,
     positive_int,
     settings_line,
+    usable_cores,
 )
 from pipeline_common.errors import exit_codes
-from pipeline_common.files import atomic_folder, check_way, write_json, write_text
+from pipeline_common.files import check_way, resumable_folder, write_json, write_text
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.ranked_features import read_results
 from s3_feature_activation_graphs import activation_summary
 from s3_feature_activation_graphs.feature_traces import (
     MAX_FEATURES,
+    MAX_PIXELS,
     SORT_ORDERS,
     FeatureKey,
-    Traces,
     check_labels,
     choose_sentences,
     load_traces,
+    ranked_features,
 )
 
 logger = logging.getLogger(__name__)
@@ -40,8 +42,10 @@ PICTURE_SETTINGS = ("max_sentences", "sort_by", "free_y", "figsize", "dpi", "max
 DESCRIPTION = """\
 Draw where in each sentence the best features fire.
 
-One picture per sentence (tokens along the x axis, one line per feature), three
+One picture per sentence (tokens along the x axis, one line per feature),
 overviews of the whole dataset, and a summary of where each feature peaks.
+A run that was stopped goes on with the pictures that it has: run the same
+command again.
 
 example:
   python visualize_activations.py --s2-results ../s2_find_top_features/results/dishonesty_results \\
@@ -113,6 +117,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="cut longer tokens to N characters",
     )
+    add(
+        "--workers",
+        type=positive_int,
+        default=usable_cores(),
+        metavar="N",
+        help="processes that draw at a time; a few pictures are drawn by one",
+    )
     add("--overwrite", action="store_true", help="replace the plots that the output folder holds")
     return parser
 
@@ -158,6 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(
             f"--top-n {arguments.top_n}: at most {MAX_FEATURES} lines can be told apart in one picture"
         )
+    if max(arguments.figsize) * arguments.dpi > MAX_PIXELS:
+        parser.error(
+            f"--figsize and --dpi: a side of {max(arguments.figsize) * arguments.dpi:,.0f} pixels; "
+            f"at most {MAX_PIXELS:,} can be drawn"
+        )
     configure_logging("s3_feature_activation_graphs")
     logger.info(settings_line(arguments))
     stopwatch = Stopwatch()
@@ -168,74 +184,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = [label for part in arguments.labels or [] for label in part]
     labels = check_labels(store, wanted)
     traces = load_traces(store, results, arguments.top_n, arguments.features or [])
-    sentences = choose_sentences(traces, labels, arguments.max_sentences, arguments.sort_by)
-    with atomic_folder(output, arguments.overwrite, "plots", SUMMARY_JSON) as folder:
-        files = draw(folder, traces, labels, sentences, arguments)
+    from s3_feature_activation_graphs.picture_run import PictureRun
+
+    pictures = PictureRun(
+        traces,
+        ranked_features(store, results),
+        labels,
+        choose_sentences(traces, labels, arguments.max_sentences, arguments.sort_by),
+        figsize=tuple(arguments.figsize),
+        dpi=arguments.dpi,
+        max_token_len=arguments.max_token_len,
+        free_y=arguments.free_y,
+    )
+    with resumable_folder(output, pictures.fingerprint, arguments.overwrite, "plots", SUMMARY_JSON) as folder:
+        pictures.draw(folder, arguments.workers)
         settings = {
             "features": [feature.key for feature in traces.features],
             **{name: getattr(arguments, name) for name in PICTURE_SETTINGS},
         }
-        document = activation_summary.summary_document(traces, labels, settings, files)
+        document = activation_summary.summary_document(traces, labels, settings, pictures.files)
         write_text(folder / SUMMARY_TEXT, activation_summary.as_text(document))
         write_json(folder / SUMMARY_JSON, document)
     report(output, document)
-    logger.info("wrote %d pictures and the summary in %.1f s", len(files), stopwatch.seconds)
+    logger.info("wrote %d pictures and the summary in %.1f s", len(document["files"]), stopwatch.seconds)
     return 0
-
-
-def draw(
-    folder: Path,
-    traces: Traces,
-    labels: Sequence[int],
-    sentences: Sequence[int],
-    arguments: argparse.Namespace,
-) -> list[str]:
-    """Draw every picture into a folder; returns their paths relative to it, overviews first."""
-    from tqdm import tqdm
-
-    from s3_feature_activation_graphs import overview_plots, plotting_utils, sentence_plot
-
-    store = traces.store
-    files = []
-    for name, figure_of in (
-        ("overview_trajectories.png", overview_plots.trajectories_figure),
-        ("overview_distributions.png", overview_plots.distributions_figure),
-        ("overview_heatmap.png", overview_plots.heatmap_figure),
-    ):
-        plotting_utils.save(figure_of(traces, labels), folder / name, arguments.dpi)
-        files.append(name)
-    drawn = [
-        sentence_plot.SentenceToDraw(
-            index=sentence,
-            text=store.sentences[sentence],
-            label=int(store.labels[sentence]),
-            held_out=bool(store.held_out[sentence]),
-            tokens=store.tokens.text[traces.tokens_of(sentence)].tolist(),
-            activations=traces.sentence(sentence),
-        )
-        for sentence in sentences
-    ]
-    plotter = sentence_plot.SentencePlotter(
-        traces.features,
-        drawn,
-        activation_summary.source_line(store),
-        figsize=tuple(arguments.figsize),
-        dpi=arguments.dpi,
-        max_token_len=arguments.max_token_len,
-        # Over the whole store, so that pictures of different labels and runs can be laid side by side.
-        y_max=None if arguments.free_y else float(traces.peaks.max()),
-    )
-    if plotter.missing_characters:
-        logger.warning(
-            "no installed font has %d of the characters (%s); they are drawn as boxes: "
-            "install a font that has them, such as one of the Noto family",
-            len(plotter.missing_characters),
-            " ".join(plotter.missing_characters[:10]),
-        )
-    for sentence in tqdm(drawn, desc="plots", unit="plot"):
-        files.append(f"label_{sentence.label}/sentence_{sentence.index:06d}.png")
-        plotter.save(sentence, folder / files[-1])
-    return files
 
 
 def report(output: Path, document: dict[str, Any]) -> None:
@@ -248,7 +220,10 @@ def report(output: Path, document: dict[str, Any]) -> None:
         fires = f"{feature['n_active_sentences']} of {feature['n_sentences']}"
         peak = number(feature["peak_relative_position"]["median"])
         print(f"{feature['key']:<18}{feature['kind']:<22}{fires:>14}{peak:>16}")
-    print(f"pictures of {document['n_plots']} sentences, 3 overviews and {SUMMARY_TEXT}: {output}")
+    n_overviews = len(document["files"]) - document["n_plots"]
+    print(
+        f"pictures of {document['n_plots']} sentences, {n_overviews} overviews and {SUMMARY_TEXT}: {output}"
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pipeline_common.files import (
     read_csv,
     read_json,
     read_npz,
+    resumable_folder,
     sha256_of_file,
     sha256_of_json,
     write_csv,
@@ -52,6 +53,59 @@ def test_an_error_inside_leaves_the_old_file_and_nothing_else(error, tmp_path):
         write_half()
     assert target.read_text() == "old"
     assert names_in(tmp_path) == ["table.csv"]
+
+
+def make_folder(path, fingerprint, overwrite=True):
+    """Write the files that are not there yet; returns their names."""
+    with resumable_folder(path, fingerprint * 16, overwrite, "plots", "index.txt") as folder:
+        missing = [name for name in ("a.txt", "index.txt") if not (folder / name).exists()]
+        for name in missing:
+            write_text(folder / name, fingerprint)
+    return missing
+
+
+def stop_making_folder(path, fingerprint):
+    def stopped():
+        with resumable_folder(path, fingerprint * 16, True, "plots", "index.txt") as folder:
+            write_text(folder / "a.txt", fingerprint)
+            (folder / ".index.1.tmp.txt").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+
+
+def test_a_resumable_folder_goes_on_with_the_files_of_a_stopped_run(tmp_path):
+    target = tmp_path / "made" / "plots"
+    stop_making_folder(target, "a")
+    assert not target.exists()
+    assert make_folder(target, "a") == ["index.txt"]
+    assert names_in(target) == ["a.txt", "index.txt"]
+    assert names_in(target.parent) == ["plots"]
+
+
+def test_a_resumable_folder_takes_nothing_from_another_fingerprint(tmp_path):
+    target = tmp_path / "plots"
+    for other in (".plots.2.aaaaaaaaaaaaaaaa.tmp", ".plots.notes"):
+        (tmp_path / other).mkdir()
+    make_folder(target, "0")
+    stop_making_folder(target, "a")
+    assert (target / "a.txt").read_text() == "0"
+    assert make_folder(target, "b") == ["a.txt", "index.txt"]
+    assert (target / "a.txt").read_text() == "b"
+    # The leftover of "a" is gone, what belongs to another output or to nobody stays.
+    assert names_in(tmp_path) == [".plots.2.aaaaaaaaaaaaaaaa.tmp", ".plots.notes", "plots"]
+
+
+def test_a_resumable_folder_replaces_only_when_told_and_only_its_own(tmp_path):
+    make_folder(tmp_path / "plots", "a")
+    with pytest.raises(UserError, match="already exists"):
+        make_folder(tmp_path / "plots", "b", overwrite=False)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years")
+    with pytest.raises(UserError, match="holds something else than plots"):
+        make_folder(tmp_path / "thesis", "b")
+    assert names_in(tmp_path) == ["plots", "thesis"]
 
 
 def test_writing_nothing_is_an_error_and_leaves_the_old_file(tmp_path):

@@ -84,12 +84,34 @@ def test_planted_features_get_their_kind_and_numbers(store_folder: Path) -> None
     )
     assert early["peak_position"] == {"mean": 0.0, "median": 0.0}
     assert late["n_active_sentences"] == 40
+    assert late["sentences_by_kind"] == {"early/keyword": 0, "contextual": 0, "late/sentence-level": 40}
     assert late["peak_tokens"] == [{"token": ".", "n_sentences": 40}]
     assert late["onset_position"]["mean"] == (store.n_tokens - 1).mean()
     assert contextual["onset_position"]["mean"] == 0
     by_label = {(e["label"], e["split"]): e for e in late["peak_value_by_label"]}
     assert [by_label[label, "test"]["mean"] for label in range(4)] == [1, 2, 3, 4]
     assert sum(e["n_sentences"] for e in by_label.values()) == 40
+
+
+def test_the_kinds_of_single_sentences_are_counted(store_folder: Path) -> None:
+    store = FeatureStore(store_folder)
+    activations = np.zeros((int(store.starts[-1]), 1), np.float32)
+    first, last = store.starts[:-1], store.starts[1:] - 1
+    activations[first[:7]] = 1
+    activations[last[7:30]] = 1
+    activations[first[:30] + 1, 0] = 0.5
+    document = summary_document(traces_with(store_folder, activations), [0, 1, 2, 3], {}, [])
+    (feature,) = document["features"]
+    assert feature["sentences_by_kind"] == {"early/keyword": 7, "contextual": 0, "late/sentence-level": 23}
+    assert feature["kind"] == "late/sentence-level"
+    assert document["features_by_kind"] == {
+        "early/keyword": 0,
+        "contextual": 0,
+        "late/sentence-level": 1,
+        "rarely active": 0,
+    }
+    assert "7 early/keyword, 0 contextual, 23 late/sentence-level" in as_text(document)
+    assert sum(feature["sentences_by_kind"].values()) == feature["n_active_sentences"]
 
 
 def test_labels_limit_what_is_counted(store_folder: Path) -> None:

@@ -1,3 +1,4 @@
+import io
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -6,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from PIL import Image
 
 from s3_feature_activation_graphs.feature_traces import MAX_FEATURES, DrawnFeature, Traces
@@ -16,8 +20,9 @@ from s3_feature_activation_graphs.overview_plots import (
     mean_trajectories,
     trajectories_figure,
 )
+from s3_feature_activation_graphs.picture_style import SentenceToDraw, fitted_style
 from s3_feature_activation_graphs.plotting_utils import feature_label, font_families, line_style, token_label
-from s3_feature_activation_graphs.sentence_plot import SentencePlotter, SentenceToDraw
+from s3_feature_activation_graphs.sentence_plot import SILENT_ALPHA, SentencePlotter
 
 
 def sentence(tokens: list[str], n_features: int = 5, text: str = "He lied.", seed: int = 0) -> SentenceToDraw:
@@ -27,13 +32,24 @@ def sentence(tokens: list[str], n_features: int = 5, text: str = "He lied.", see
 
 def plotter(features: list[DrawnFeature], sentences: list[SentenceToDraw], **changes: Any) -> SentencePlotter:
     settings = {"figsize": (14.0, 6.0), "dpi": 50, "max_token_len": 15, "y_max": 8.0} | changes
-    return SentencePlotter(features, sentences, "model  |  store", **settings)
+    style, _ = fitted_style(sentences, source="model  |  store", **settings)
+    return SentencePlotter(features, style)
 
 
-def test_thirty_lines_differ_in_two_ways_each() -> None:
+def drawn_tokens(figure: Figure) -> list[Text]:
+    """Token labels, which the plotter draws itself instead of leaving them to the axis."""
+    return [text for text in figure.axes[0].texts if text.get_text()]
+
+
+def feature_lines(figure: Figure) -> list[Line2D]:
+    return [line for line in figure.axes[0].lines if line.get_label().startswith("#")]
+
+
+def test_thirty_lines_differ_in_two_ways_each_and_without_colour() -> None:
     styles = [line_style(index) for index in range(MAX_FEATURES)]
     assert len({(style["color"], style["linestyle"]) for style in styles}) == MAX_FEATURES
     assert len({(style["color"], style["marker"]) for style in styles}) == MAX_FEATURES
+    assert len({(style["marker"], style["linestyle"]) for style in styles}) == MAX_FEATURES
 
 
 def test_every_line_colour_stands_out_from_white_paper() -> None:
@@ -80,33 +96,58 @@ def test_missing_glyphs_are_reported_once_and_never_warned_about(traces: Traces,
     one = sentence(["\U00010600", " \U00010601"], text="\U00010600 \U00010601")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        drawer = plotter(traces.features, [one])
-        drawer.save(one, tmp_path / "one.png")
+        style, missing = fitted_style(
+            [one], source="", figsize=(14.0, 6.0), dpi=50, max_token_len=15, y_max=None
+        )
+        SentencePlotter(traces.features, style).save(one, tmp_path)
     assert [str(warning.message) for warning in caught] == []
-    _, missing = font_families(one.tokens)
-    assert drawer.missing_characters == missing
+    assert missing == font_families(one.tokens)[1]
 
 
 def test_signs_of_mathematics_stay_text(traces: Traces, tmp_path: Path) -> None:
     # Parsed as mathematics, both the first token and the sentence would raise.
     one = sentence(["$\\frac{$", " a_{b$"], text="He paid $\\frac{1$ and $_$.")
     drawer = plotter(traces.features, [one])
-    drawer.save(one, tmp_path / "one.png")
+    drawer.save(one, tmp_path)
     figure = drawer.draw(one)
     assert "He paid $\\frac{1$ and $_$." in [text.get_text() for text in figure.texts]
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["$\\frac{$", "␣a_{b$"]
+    assert [label.get_text() for label in drawn_tokens(figure)] == ["$\\frac{$", "␣a_{b$"]
 
 
 def test_a_figure_that_is_reused_shows_only_the_last_sentence(traces: Traces) -> None:
     long, short = sentence([f" word{i}" for i in range(30)]), sentence([" He", " lied"], seed=1)
     drawer = plotter(traces.features, [long, short])
     drawer.draw(long)
-    axes = drawer.draw(short).axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["␣He", "␣lied"]
-    for line, values in zip(axes.lines, short.activations.T, strict=True):
+    figure = drawer.draw(short)
+    assert [label.get_text() for label in drawn_tokens(figure)] == ["␣He", "␣lied"]
+    for line, values in zip(feature_lines(figure), short.activations.T, strict=True):
         assert np.array_equal(line.get_ydata(), values)
         assert line.get_markevery() == np.flatnonzero(values).tolist()
-    assert axes.get_ylim() == (0, pytest.approx(8.32))
+    assert figure.axes[0].get_ylim() == (0, pytest.approx(8.32))
+
+
+@pytest.mark.parametrize("y_max", [8.0, None])
+def test_what_is_kept_from_one_picture_to_the_next_changes_no_pixel(
+    traces: Traces, y_max: float | None
+) -> None:
+    long, short = sentence([f" word{i}" for i in range(70)]), sentence([" He", " lied"], seed=1)
+    silent = SentenceToDraw(1, "Hm", 0, False, ["Hm"], np.zeros((1, 5), np.float32))
+    everything = [short, long, silent, short, silent]
+    drawer = plotter(traces.features, everything, y_max=y_max)
+    for one in everything:
+        pixels = drawer.pixels(one).copy()
+        # Afresh, by a plotter that has drawn nothing before, and by matplotlib's own order of drawing.
+        with io.BytesIO() as file:
+            plotter(traces.features, everything, y_max=y_max).draw(one).savefig(file)
+            assert np.array_equal(pixels, np.asarray(Image.open(file)))
+
+
+def test_the_legend_is_pale_where_a_feature_is_silent(traces: Traces) -> None:
+    one = sentence([" He", " lied"])
+    one.activations[:, 2] = 0
+    one.activations[0, [0, 1, 3, 4]] = 1
+    labels = plotter(traces.features, [one]).draw(one).legends[0].get_texts()
+    assert [label.get_alpha() for label in labels] == [1, 1, SILENT_ALPHA, 1, 1]
 
 
 def test_the_title_says_label_and_split(traces: Traces) -> None:
@@ -136,8 +177,8 @@ def test_nothing_is_cut_and_no_tokens_overlap(
     figure = plotter(features, [one], figsize=figsize).draw(one)
     figure.draw_without_rendering()
     axes, inside = figure.axes[0], figure.bbox
-    labels = axes.get_xticklabels()
-    for artist in (*labels, *figure.texts, axes.get_legend(), axes.yaxis.label):
+    labels = drawn_tokens(figure)
+    for artist in (*labels, *figure.texts, *figure.legends, axes.yaxis.label):
         box = artist.get_window_extent()
         assert box.x0 >= inside.x0
         assert box.y0 >= inside.y0
@@ -148,17 +189,29 @@ def test_nothing_is_cut_and_no_tokens_overlap(
     title_bottom = min(text.get_window_extent().y0 for text in figure.texts[:-1])
     assert axes.get_window_extent().y1 < title_bottom
     # Slanted by 45 degrees, neighbours are apart if the step along the axis exceeds the line height / sin 45.
-    anchors = [axes.transData.transform((tick, 0))[0] for tick in axes.get_xticks()]
+    anchors = [axes.transData.transform(label.get_position())[0] for label in labels]
     line_height = labels[0].get_fontsize() / 72 * figure.dpi
     assert all(right - left > line_height / np.sin(np.pi / 4) for left, right in pairwise(anchors))
 
 
 def test_the_picture_has_the_size_asked_for(traces: Traces, tmp_path: Path) -> None:
     one = sentence([" He", " lied"])
-    plotter(traces.features, [one], figsize=(10.0, 5.0), dpi=60).save(one, tmp_path / "a" / "one.png")
-    with Image.open(tmp_path / "a" / "one.png") as picture:
+    plotter(traces.features, [one], figsize=(10.0, 5.0), dpi=60).save(one, tmp_path / "a")
+    with Image.open(tmp_path / "a" / "label_3" / "sentence_000042.png") as picture:
         assert picture.size == (600, 300)
+        assert picture.info["dpi"] == pytest.approx((60, 60), rel=1e-3)
         assert np.asarray(picture.convert("L")).std() > 5  # not blank
+
+
+def test_pixels_come_back_from_the_file_as_they_were(traces: Traces, tmp_path: Path) -> None:
+    drawn = sentence(["He", " lied", "."], len(traces.features))
+    one = plotter(traces.features, [drawn])
+    (tmp_path / drawn.file).parent.mkdir(parents=True, exist_ok=True)
+    one.save(drawn, tmp_path)
+    with Image.open(tmp_path / drawn.file) as picture:
+        assert picture.mode == "RGB"
+        assert picture.info["dpi"] == pytest.approx((50, 50), abs=0.1)
+        assert np.array_equal(np.asarray(picture), one.pixels(drawn)[..., :3])
 
 
 def test_trajectories_are_means_over_sentences_not_tokens(traces: Traces) -> None:

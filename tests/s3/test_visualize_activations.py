@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from s1_compute_all_features.feature_store import FeatureStore
-from s3_feature_activation_graphs import plotting_utils, visualize_activations
+from s3_feature_activation_graphs import visualize_activations
 from s3_feature_activation_graphs.visualize_activations import main
 from tests.s3.conftest import KEYS, write_ranking
 from tests.synthetic_store import write_synthetic_store
@@ -29,14 +29,14 @@ def test_a_run_writes_pictures_by_label_overviews_and_a_summary(
     assert main([*inputs, "--output", str(output), "--top-n", "3", "--max-sentences", "8"]) == 0
     document = json.loads((output / "summary_statistics.json").read_text(encoding="utf-8"))
     assert document["format"] == "activation_summary"
-    assert document["format_version"] == 1
+    assert document["format_version"] == 2
     assert document["store"]["fingerprint"] == FeatureStore(store_folder).fingerprint
     assert document["settings"]["features"] == ["1:24:3", "0:8:3", "0:8:60"]
     written = sorted(str(path.relative_to(output)) for path in output.rglob("*.png"))
     assert written == sorted(document["files"])
-    assert len(written) == 3 + 8
+    assert len(written) == 5 + 8
     store = FeatureStore(store_folder)
-    for file in document["files"][3:]:
+    for file in document["files"][5:]:
         label, sentence = file.removesuffix(".png").split("/sentence_")
         assert label == f"label_{store.labels[int(sentence)]}"
         assert len(sentence) == 6
@@ -52,7 +52,14 @@ def test_labels_come_before_the_limit(inputs: list[str], tmp_path: Path) -> None
     arguments = ["--labels", "3", "1", "--max-sentences", "3", "--sort-by", "index", "--features", "1:8:9"]
     assert main([*inputs, "--output", str(tmp_path / "plots"), *arguments]) == 0
     document = json.loads((tmp_path / "plots" / "summary_statistics.json").read_text(encoding="utf-8"))
-    assert document["files"][3:] == [
+    # The co-activation of a single feature would be empty.
+    assert document["files"][:4] == [
+        "overview_trajectories.png",
+        "overview_distributions.png",
+        "overview_heatmap.png",
+        "overview_layer_map.png",
+    ]
+    assert document["files"][4:] == [
         "label_1/sentence_000001.png",
         "label_1/sentence_000005.png",
         "label_3/sentence_000003.png",
@@ -64,7 +71,7 @@ def test_two_runs_write_the_same_bytes(inputs: list[str], tmp_path: Path) -> Non
     for name in ("a", "b"):
         assert main([*inputs, "--output", str(tmp_path / name), "--max-sentences", "2"]) == 0
     files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
-    assert len(files) == 7
+    assert len(files) == 9
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -91,22 +98,6 @@ def test_overwrite_never_deletes_what_another_program_wrote(
     assert main([*inputs, "--output", str(tmp_path), "--overwrite"]) == 1
     assert "holds something else than plots" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
-
-
-def test_a_run_that_fails_leaves_nothing_and_keeps_the_old_plots(
-    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "plots"
-    assert main([*inputs, "--output", str(output), "--max-sentences", "1"]) == 0
-    before = (output / "summary_statistics.json").read_bytes()
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(plotting_utils, "save", interrupted)
-    assert main([*inputs, "--output", str(output), "--overwrite"]) == 130
-    assert (output / "summary_statistics.json").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["plots"]
 
 
 def test_a_demonstration_model_is_named_everywhere(
@@ -162,6 +153,8 @@ def test_a_mistake_is_told_in_one_line(
         (["--dpi", "9000"], "9000 is not between 30 and 600"),
         (["--labels", "a"], "neither a number nor a range"),
         (["--max-sentences", "-1"], "-1 is not at least 0"),
+        (["--workers", "0"], "0 is not at least 1"),
+        (["--figsize", "100", "5", "--dpi", "600"], "a side of 60,000 pixels; at most 30,000 can be drawn"),
     ],
 )
 def test_wrong_usage_ends_with_2(
