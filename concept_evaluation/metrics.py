@@ -5,6 +5,8 @@ Every score is None where its definition has no value (one class absent, no vari
 
 import numpy as np
 
+CALIBRATION_BINS = 10
+
 
 def mid_ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1, ties sharing the mean of theirs: float64 [n].
@@ -121,3 +123,47 @@ def log_loss(target: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) 
         return None
     of_true_label = probabilities[np.arange(len(target)), np.searchsorted(labels, target)]
     return float(np.mean(-np.log(np.maximum(of_true_label, np.finfo(np.float64).eps))))
+
+
+def brier_score(target: np.ndarray, probabilities: np.ndarray, labels: np.ndarray) -> float | None:
+    """Mean squared distance of the probabilities from the truth, summed over labels (Brier 1950).
+
+    Args:
+        target: [n], each one of ``labels``.
+        probabilities: float [n, n_labels]; rows sum to 1.
+        labels: [n_labels], ascending.
+
+    Returns:
+        0 for certainty in the true labels, 2 for certainty in wrong ones; None without rows.
+    """
+    if len(target) == 0:
+        return None
+    truth = target[:, None] == labels
+    return float(np.mean(np.sum((probabilities - truth) ** 2, axis=1)))
+
+
+def expected_calibration_error(
+    target: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, n_bins: int = CALIBRATION_BINS
+) -> float | None:
+    """How far the probability of the predicted label is from the share of right predictions.
+
+    Rows are sorted by that probability into bins of equal width; the distance of each bin's mean
+    probability from its share of right predictions is averaged with the bins' sizes as weights (Naeini,
+    Cooper and Hauskrecht, AAAI 2015). Chance alone keeps it above 0 where bins hold few rows.
+
+    Args:
+        target: [n], each one of ``labels``.
+        probabilities: float [n, n_labels]; rows sum to 1.
+        labels: [n_labels], ascending; the first of several most probable ones is predicted.
+        n_bins: over 0 to 1; a probability on an edge belongs to the bin below.
+
+    Returns:
+        0 to 1; None without rows.
+    """
+    if len(target) == 0:
+        return None
+    confidence = probabilities.max(axis=1)
+    right = labels[probabilities.argmax(axis=1)] == target
+    place = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    excess = np.bincount(place, weights=confidence - right, minlength=n_bins)
+    return float(np.abs(excess).sum() / len(target))

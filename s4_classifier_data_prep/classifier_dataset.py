@@ -12,14 +12,21 @@ import numpy as np
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_npz, write_npz
+from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore
 
 FORMAT = "classifier_dataset"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NORMALIZATIONS = ("standardize", "minmax", "none")
+EMBEDDING_INPUTS = "embeddings"
+HIDDEN_INPUTS = "hidden states"
+SAE_ACTIVATIONS = "SAE activations"
+"""The kinds of inputs; those of an SAE are stored sparse."""
 
-_ROW_ARRAYS = ("X", "y", "split", "sentence_index", "group", "n_tokens", "label")
+_ROW_ARRAYS = ("y", "split", "sentence_index", "group", "n_tokens", "label")
 _TOKEN_ARRAYS = ("token", "position")
 _OTHER_ARRAYS = ("sentence", "normalization_shift", "normalization_scale")
+_DENSE_INPUTS = ("X",)
+_SPARSE_INPUTS = ("X_data", "X_indices", "X_indptr")
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,8 @@ class ClassifierDataset:
     """What a classifier learns from and is tested on; a row is a sentence or a token.
 
     Attributes:
-        X: float32 [n_rows, n_inputs], as the model has them, not normalised.
+        X: float32 [n_rows, n_inputs], as the model has them, not normalised; SAE activations are stored
+            sparse and read dense.
         y: float32 [n_rows], the target: the sentence's label, or the activation of a feature.
         held_out: bool [n_rows], True for the test split.
         sentence_index: int64 [n_rows], into ``sentence``.
@@ -64,9 +72,11 @@ class ClassifierDataset:
 
 def write_dataset(path: Path, dataset: ClassifierDataset) -> None:
     """Write a dataset, atomically; equal datasets give equal bytes."""
-    names = (*_ROW_ARRAYS, *_OTHER_ARRAYS, *(_TOKEN_ARRAYS if dataset.token is not None else ()))
+    by_token = dataset.token is not None
+    names = (*_ROW_ARRAYS, *_OTHER_ARRAYS, *(_TOKEN_ARRAYS if by_token else ()))
     description = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataset.metadata}
-    arrays = {name: getattr(dataset, name) for name in names if name != "split"}
+    inputs = _sparse(dataset.X) if _is_sparse(dataset.metadata) else {"X": dataset.X}
+    arrays = inputs | {name: getattr(dataset, name) for name in names if name != "split"}
     arrays["split"] = np.where(dataset.held_out, "test", "train")
     arrays["metadata"] = np.array(json.dumps(description, ensure_ascii=False, allow_nan=False))
     write_npz(path, arrays)
@@ -77,15 +87,104 @@ def read_dataset(path: Path) -> ClassifierDataset:
 
     Raises:
         UserError: the file is missing, damaged, no classifier dataset, one of another format version, or
-            holds values that are not finite.
+            holds values that are not finite, a target that is not what its description says, or a group on
+            both sides of the split.
     """
     what = "classifier dataset made by generate_datasets.py"
     metadata = _read_metadata(path, what)
-    by_token = metadata.get("unit") == "token"
-    names = (*_ROW_ARRAYS, *_OTHER_ARRAYS, *(_TOKEN_ARRAYS if by_token else ()))
-    arrays = read_npz(path, names, what)
+    row_names = (*_ROW_ARRAYS, *(_TOKEN_ARRAYS if metadata.get("unit") == "token" else ()))
+    input_names = _SPARSE_INPUTS if _is_sparse(metadata) else _DENSE_INPUTS
+    arrays = read_npz(path, (*input_names, *row_names, *_OTHER_ARRAYS), what)
+    if _is_sparse(metadata):
+        parts = [arrays.pop(name) for name in _SPARSE_INPUTS]
+        arrays["X"] = _dense(path, *parts, n_inputs=len(arrays["normalization_scale"]))
+    _check(path, arrays, ("X", *row_names))
+    held_out = arrays.pop("split") == "test"
+    fields: dict[str, Any] = {"token": None, "position": None, **arrays}
+    dataset = ClassifierDataset(**fields, held_out=held_out, metadata=metadata)
+    straddling = np.intersect1d(dataset.group[held_out], dataset.group[~held_out])
+    if len(straddling):
+        raise UserError(
+            f"{path}: group {straddling[0]} has train rows and test rows, so the test would repeat what was "
+            "learned; make it again from the feature store"
+        )
+    if dataset.target_is_label and not np.array_equal(dataset.y, dataset.label):
+        raise UserError(
+            f"{path}: the target is said to be the label, but y holds other values; make it again"
+        )
+    return dataset
+
+
+def inputs_of(store: FeatureStore, metadata: dict[str, Any]) -> np.ndarray:
+    """The inputs that a dataset's description asks for, from this or another store of the same model.
+
+    Args:
+        store: the feature store.
+        metadata: a dataset's; ``input``, ``unit`` and ``pooling`` are read.
+
+    Returns:
+        float32 [n_rows, n_inputs], a row per token or per sentence. Columns as in the dataset: layer by
+        layer, or SAE by SAE with the features of each ascending.
+
+    Raises:
+        UserError: the store does not hold a layer, an SAE or a feature.
+    """
+    source, pooling = metadata["input"], metadata["pooling"]
+    if source["kind"] == SAE_ACTIVATIONS:
+        return _activations(store, source["saes"], pooling)
+    layers: list[int | str] = [EMBEDDINGS] if source["kind"] == EMBEDDING_INPUTS else source["layers"]
+    if metadata["unit"] == "token":
+        return store.hidden_states(layers[0])
+    d_model = store.manifest["model"]["d_model"]
+    inputs = np.empty((len(store.sentences), d_model * len(layers)), dtype=np.float32)
+    for place, layer in enumerate(layers):
+        inputs[:, place * d_model : (place + 1) * d_model] = store.pooled_hidden_states(layer, pooling)
+    return inputs
+
+
+def _activations(store: FeatureStore, entries: list[dict[str, Any]], pooling: str) -> np.ndarray:
+    stored = {sae.name: sae for sae in store.saes}
+    chosen = []
+    for entry in entries:
+        sae, ids = stored.get(entry["name"]), entry["feature_ids"]
+        if sae is None or sae.d_sae <= max(ids or [entry["d_sae"] - 1]):
+            raise UserError(
+                f"{store.path}: does not hold all the features of SAE {entry['name']} that are asked for"
+            )
+        chosen.append((sae, np.arange(sae.d_sae) if ids is None else np.array(ids)))
+    ends = np.cumsum([len(ids) for _, ids in chosen])
+    inputs = np.empty((len(store.sentences), int(ends[-1])), dtype=np.float32)
+    for (sae, ids), end in zip(chosen, ends, strict=True):
+        inputs[:, end - len(ids) : end] = store.pooled_activations(sae, pooling).columns(ids)
+    return inputs
+
+
+def _is_sparse(metadata: dict[str, Any]) -> bool:
+    return bool(metadata["input"]["kind"] == SAE_ACTIVATIONS)
+
+
+def _sparse(inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Compressed sparse rows of float32 [n_rows, n_inputs]."""
+    rows, columns = np.nonzero(inputs)
+    indptr = np.searchsorted(rows, np.arange(len(inputs) + 1)).astype(np.int64)
+    return {"X_data": inputs[rows, columns], "X_indices": columns.astype(np.int32), "X_indptr": indptr}
+
+
+def _dense(
+    path: Path, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, *, n_inputs: int
+) -> np.ndarray:
+    """What `_sparse` was given: float32 [n_rows, n_inputs]."""
+    sound = len(data) == len(indices) == indptr[-1] and indices.max(initial=0) < n_inputs
+    if not sound:
+        raise UserError(f"{path}: the sparse inputs do not fit together; make it again")
+    inputs = np.zeros((len(indptr) - 1, n_inputs), dtype=np.float32)
+    inputs[np.repeat(np.arange(len(inputs)), np.diff(indptr)), indices] = data
+    return inputs
+
+
+def _check(path: Path, arrays: dict[str, np.ndarray], row_names: tuple[str, ...]) -> None:
     n_rows = len(arrays["y"])
-    for name in (*_ROW_ARRAYS, *(_TOKEN_ARRAYS if by_token else ())):
+    for name in row_names:
         if len(arrays[name]) != n_rows:
             raise UserError(
                 f"{path}: array {name!r} has {len(arrays[name])} rows, y has {n_rows}; make it again"
@@ -94,9 +193,6 @@ def read_dataset(path: Path) -> ClassifierDataset:
         # A sum is finite only where every summand is, and needs no second array of X's size.
         if not np.isfinite(np.sum(arrays[name], dtype=np.float64)):
             raise UserError(f"{path}: array {name!r} holds NaN or infinity; make the feature store again")
-    held_out = arrays.pop("split") == "test"
-    fields: dict[str, Any] = {"token": None, "position": None, **arrays}
-    return ClassifierDataset(**fields, held_out=held_out, metadata=metadata)
 
 
 def _read_metadata(path: Path, what: str) -> dict[str, Any]:

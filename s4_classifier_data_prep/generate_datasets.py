@@ -12,6 +12,7 @@ from pipeline_common.command_line import (
     configure_logging,
     count,
     index_ranges,
+    positive_int,
     settings_line,
 )
 from pipeline_common.errors import UserError, exit_codes
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STRATEGIES = ("embedding-to-feature", "hidden-to-feature", "hidden-to-concept")
-FEATURE_FLAGS = ("target_layer", "target_l0", "target_feature", "unit")
-CONCEPT_FLAGS = ("layer", "layers")
+STRATEGIES = ("embedding-to-feature", "hidden-to-feature", "hidden-to-concept", "sae-to-concept")
+FLAGS_OF = {
+    "embedding-to-feature": ("target_layer", "target_l0", "target_feature", "unit"),
+    "hidden-to-feature": ("target_layer", "target_l0", "target_feature", "unit", "input_layer"),
+    "hidden-to-concept": ("layer", "layers"),
+    "sae-to-concept": ("layer", "layers", "target_l0", "features", "top_k"),
+}
+"""The flags that belong to some strategies only."""
 
 DESCRIPTION = """\
 Make one dataset for one question, with the feature store's own split.
@@ -33,6 +39,7 @@ Make one dataset for one question, with the feature store's own split.
   embedding-to-feature  can token embeddings predict an SAE feature?
   hidden-to-feature     can a layer's hidden states predict an SAE feature without the SAE?
   hidden-to-concept     do raw hidden states suffice for the concept's label?
+  sae-to-concept        what do SAE features make of it: the best of a ranking, or all of an SAE?
 
 Inputs are stored as the model has them. The normalisation asked for is stored with its parameters, fitted
 on the train rows; stage 5 applies it inside each fold.
@@ -41,6 +48,10 @@ example:
   python generate_datasets.py --strategy hidden-to-concept --layers 0-5 \\
       --input ../s1_compute_all_features/dishonesty_features \\
       --output generated_datasets/dishonesty_h0-5_to_concept.npz
+  python generate_datasets.py --strategy sae-to-concept --top-k 100 \\
+      --features ../s2_find_top_features/results/dishonesty_results/ranked_features.csv \\
+      --input ../s1_compute_all_features/dishonesty_features \\
+      --output generated_datasets/dishonesty_sae_to_concept.npz
 """
 
 
@@ -50,37 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--strategy", choices=STRATEGIES, required=True, help="the question")
     parser.add_argument("--input", type=Path, required=True, metavar="STORE", help="feature store of stage 1")
     parser.add_argument("--output", type=Path, required=True, metavar="NPZ", help="the dataset to write")
-    parser.add_argument(
-        "--target-layer", type=count, metavar="N", help="feature strategies: layer of the target's SAE"
-    )
-    parser.add_argument(
-        "--target-l0", type=count, metavar="L0", help="which SAE of that layer, where it has several"
-    )
-    parser.add_argument("--target-feature", type=count, metavar="ID", help="the feature to predict")
-    parser.add_argument(
-        "--input-layer",
-        type=count,
-        metavar="N",
-        help="hidden-to-feature: layer of the hidden states (default: the target layer)",
-    )
-    layers = parser.add_mutually_exclusive_group()
-    layers.add_argument("--layer", type=count, metavar="N", help="hidden-to-concept: one layer")
-    layers.add_argument(
-        "--layers",
-        type=index_ranges,
-        metavar="LIST",
-        help="hidden-to-concept: several, as 0-5 or 0,3,7 or 0-2,8; their vectors are put side by side",
-    )
-    parser.add_argument(
-        "--unit",
-        choices=("token", "sentence"),
-        help="feature strategies: a row per token or per sentence (default: token)",
-    )
-    parser.add_argument(
-        "--pooling",
-        choices=("max", "mean", "final", "last-content"),
-        help="how a sentence's input vectors become one (default: mean); a target is always pooled by max",
-    )
+    _add_target(parser.add_argument_group("target of the feature strategies"))
+    _add_inputs(parser.add_argument_group("inputs"))
     parser.add_argument(
         "--normalize",
         choices=("standardize", "minmax", "none"),
@@ -91,22 +73,80 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_target(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--target-layer", type=count, metavar="N", help="layer of the target's SAE")
+    group.add_argument(
+        "--target-l0",
+        type=count,
+        metavar="L0",
+        help="which SAE of a layer, where it has several; also of the layers of sae-to-concept",
+    )
+    group.add_argument("--target-feature", type=count, metavar="ID", help="the feature to predict")
+    group.add_argument(
+        "--unit", choices=("token", "sentence"), help="a row per token or per sentence (default: token)"
+    )
+
+
+def _add_inputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--input-layer",
+        type=count,
+        metavar="N",
+        help="hidden-to-feature: layer of the hidden states (default: the target layer)",
+    )
+    what = group.add_mutually_exclusive_group()
+    what.add_argument(
+        "--layer",
+        type=count,
+        metavar="N",
+        help="hidden-to-concept: one layer; sae-to-concept: all features of its SAE",
+    )
+    what.add_argument(
+        "--layers",
+        type=index_ranges,
+        metavar="LIST",
+        help="several layers, as 0-5 or 0,3,7 or 0-2,8; their vectors are put side by side",
+    )
+    what.add_argument(
+        "--features", type=Path, metavar="CSV", help="sae-to-concept: ranked_features.csv of stage 2"
+    )
+    group.add_argument(
+        "--top-k",
+        type=positive_int,
+        metavar="K",
+        help="sae-to-concept: the K best of --features (default: all of them)",
+    )
+    group.add_argument(
+        "--pooling",
+        choices=("max", "mean", "final", "last-content"),
+        help="how a sentence's tokens become one (default: mean for embeddings and hidden states, max for "
+        "SAE activations); a target is always pooled by max",
+    )
+
+
 def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """End with exit code 2 where a flag is missing for the strategy or does not belong to it."""
     strategy = arguments.strategy
-    to_concept = strategy == "hidden-to-concept"
-    foreign = [*(FEATURE_FLAGS if to_concept else CONCEPT_FLAGS)]
-    if strategy != "hidden-to-feature":
-        foreign.append("input_layer")
-    for name in foreign:
+    own = FLAGS_OF[strategy]
+    for name in sorted({name for flags in FLAGS_OF.values() for name in flags} - set(own)):
         if getattr(arguments, name) is not None:
             parser.error(f"{_flag(name)} does not belong to --strategy {strategy}")
-    if to_concept and arguments.layer is None and arguments.layers is None:
-        parser.error("--strategy hidden-to-concept needs --layer or --layers")
-    for name in () if to_concept else ("target_layer", "target_feature"):
+    needed: dict[str, tuple[str, ...]] = {
+        "hidden-to-concept": ("layer", "layers"),
+        "sae-to-concept": ("features", "layer", "layers"),
+    }
+    if strategy in needed:
+        if all(getattr(arguments, name) is None for name in needed[strategy]):
+            parser.error(f"--strategy {strategy} needs {' or '.join(map(_flag, needed[strategy]))}")
+        if arguments.top_k is not None and arguments.features is None:
+            parser.error("--top-k takes the best of --features, which is not given")
+        if arguments.target_l0 is not None and arguments.features is not None:
+            parser.error("--target-l0 picks the SAE of a layer; the rows of --features name theirs")
+        return
+    for name in ("target_layer", "target_feature"):
         if getattr(arguments, name) is None:
             parser.error(f"--strategy {strategy} needs {_flag(name)}")
-    if not to_concept and arguments.unit != "sentence" and arguments.pooling is not None:
+    if arguments.unit != "sentence" and arguments.pooling is not None:
         parser.error("--pooling has nothing to pool where a row is a token; add --unit sentence")
 
 
@@ -141,10 +181,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dataset(store: "FeatureStore", arguments: argparse.Namespace) -> "ClassifierDataset":
     from s4_classifier_data_prep.load_sentence_data import INPUT_POOLING, hidden_to_concept, states_to_feature
+    from s4_classifier_data_prep.sae_inputs import ACTIVATION_POOLING, ranked_to_concept, saes_to_concept
 
+    layers = [arguments.layer] if arguments.layers is None else arguments.layers
+    if arguments.strategy == "sae-to-concept":
+        pooling = arguments.pooling or ACTIVATION_POOLING
+        if arguments.features is not None:
+            return ranked_to_concept(store, arguments.features, arguments.top_k, pooling, arguments.normalize)
+        saes = [store.find_sae(layer, arguments.target_l0) for layer in layers]
+        return saes_to_concept(store, saes, pooling, arguments.normalize)
     pooling = arguments.pooling or INPUT_POOLING
     if arguments.strategy == "hidden-to-concept":
-        layers = [arguments.layer] if arguments.layers is None else arguments.layers
         return hidden_to_concept(store, layers, pooling, arguments.normalize)
     sae = store.find_sae(arguments.target_layer, arguments.target_l0)
     input_layer = None

@@ -1,6 +1,5 @@
-"""One dataset per strategy, read from a feature store."""
+"""One dataset per strategy, read from a feature store; sae_inputs.py makes that of sae-to-concept."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +8,18 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from pipeline_common.errors import UserError
 from pipeline_common.provenance import library_versions
-from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore, StoredSae
-from s4_classifier_data_prep.classifier_dataset import ClassifierDataset
+from s1_compute_all_features.feature_store import FeatureStore, StoredSae
+from s4_classifier_data_prep.classifier_dataset import (
+    EMBEDDING_INPUTS,
+    HIDDEN_INPUTS,
+    ClassifierDataset,
+    inputs_of,
+)
 
 TARGET_POOLING = "max"
 INPUT_POOLING = "mean"
 
-_ROWS_AT_ONCE = 1024
+_STRIP_BYTES = 2**24
 
 
 def hidden_to_concept(
@@ -32,19 +36,15 @@ def hidden_to_concept(
     Raises:
         UserError: the store does not hold a layer.
     """
-    d_model = store.manifest["model"]["d_model"]
-    inputs = np.empty((len(store.sentences), d_model * len(layers)), dtype=np.float32)
-    for place, layer in enumerate(layers):
-        inputs[:, place * d_model : (place + 1) * d_model] = store.pooled_hidden_states(layer, pooling)
     description = {
         "strategy": "hidden-to-concept",
-        "input": {"kind": "hidden states", "layers": list(layers)},
+        "input": {"kind": HIDDEN_INPUTS, "layers": list(layers)},
         "target": {"kind": "label"},
         "unit": "sentence",
         "pooling": pooling,
         "notes": [],
     }
-    return _assemble(store, inputs, store.labels.astype(np.float32), description, normalize)
+    return assemble(store, store.labels.astype(np.float32), description, normalize)
 
 
 def states_to_feature(
@@ -75,14 +75,12 @@ def states_to_feature(
     if unit == "sentence":
         target = np.maximum.reduceat(target, store.starts[:-1])
     _refuse_silent_feature(store, sae, feature_id, target, unit)
-    source: int | str = EMBEDDINGS if input_layer is None else input_layer
     by_token = unit == "token"
-    inputs = store.hidden_states(source) if by_token else store.pooled_hidden_states(source, pooling)
     description = {
         "strategy": "embedding-to-feature" if input_layer is None else "hidden-to-feature",
-        "input": {"kind": "embeddings", "layers": []}
+        "input": {"kind": EMBEDDING_INPUTS, "layers": []}
         if input_layer is None
-        else {"kind": "hidden states", "layers": [input_layer]},
+        else {"kind": HIDDEN_INPUTS, "layers": [input_layer]},
         "target": {
             "kind": "activation",
             "sae": sae.name,
@@ -90,12 +88,13 @@ def states_to_feature(
             "average_l0": sae.average_l0,
             "feature_id": feature_id,
             "pooling": None if by_token else TARGET_POOLING,
+            "fingerprint": sae.fingerprint,
         },
         "unit": unit,
         "pooling": None if by_token else pooling,
         "notes": _encoder_note(sae, input_layer),
     }
-    return _assemble(store, inputs, target, description, normalize)
+    return assemble(store, target, description, normalize)
 
 
 def fit_normalization(inputs: np.ndarray, rows: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
@@ -114,29 +113,53 @@ def fit_normalization(inputs: np.ndarray, rows: np.ndarray, method: str) -> tupl
         return np.zeros(n_inputs), np.ones(n_inputs)
     scaler = StandardScaler() if method == "standardize" else MinMaxScaler()
     chosen = np.flatnonzero(rows)
-    for start in range(0, len(chosen), _ROWS_AT_ONCE):
+    n_at_once = max(_STRIP_BYTES // (8 * n_inputs), 1)
+    for start in range(0, len(chosen), n_at_once):
         # In strips and in float64: no second copy of the inputs, and the sums keep their digits.
-        scaler.partial_fit(inputs[chosen[start : start + _ROWS_AT_ONCE]].astype(np.float64))
+        scaler.partial_fit(inputs[chosen[start : start + n_at_once]].astype(np.float64))
     if method == "standardize":
         return scaler.mean_, scaler.scale_
     return scaler.data_min_, 1 / scaler.scale_
 
 
-def _assemble(
-    store: FeatureStore, inputs: np.ndarray, target: np.ndarray, description: dict[str, Any], normalize: str
+def assemble(
+    store: FeatureStore, target: np.ndarray, description: dict[str, Any], normalize: str
 ) -> ClassifierDataset:
+    """A dataset from its target and the description of its inputs, with the store's split, groups and origin.
+
+    Args:
+        store: the feature store.
+        target: [n_rows]; a row is a token or a sentence, as the description's ``unit`` says.
+        description: strategy, input, target, unit, pooling and notes.
+        normalize: one of `NORMALIZATIONS`.
+
+    Raises:
+        UserError: the store does not hold the inputs, an input or target is NaN or infinite, or all inputs
+            are 0 on the train rows.
+    """
+    inputs = inputs_of(store, description)
+    for name, values in (("inputs", inputs), ("target", target)):
+        # A sum is finite only where every summand is, and needs no second array of this size.
+        if not np.isfinite(np.sum(values, dtype=np.float64)):
+            raise UserError(
+                f"{store.path}: the {name} hold NaN or infinity; check the store with "
+                "extract_sae_features.py --verify, or extract it again with --dtype float32"
+            )
     by_token = description["unit"] == "token"
     sentence_index = store.tokens.sentence_index if by_token else np.arange(len(store.sentences))
     sentence_index = sentence_index.astype(np.int64)
     held_out = store.held_out[sentence_index]
+    if not inputs[~held_out].any():
+        raise UserError(
+            f"{store.path}: all {inputs.shape[1]} inputs are 0 on every train row, so there is nothing to "
+            "learn from; choose others"
+        )
     shift, scale = fit_normalization(inputs, ~held_out, normalize)
     metadata = {
         **description,
+        "layers": description["input"]["layers"],
         "normalization": normalize,
-        "model": store.model_id,
-        "demonstration": store.demonstration,
-        "store": {"name": store.path.resolve().name, "fingerprint": store.fingerprint},
-        "input_file": store.manifest["input"],
+        **_origin(store),
         "n_train_rows": int((~held_out).sum()),
         "n_test_rows": int(held_out.sum()),
         "library_versions": library_versions(["numpy", "scikit-learn"]),
@@ -158,6 +181,23 @@ def _assemble(
     )
 
 
+def _origin(store: FeatureStore) -> dict[str, Any]:
+    """Model, store and extraction: what has to be the same where the classifier meets new text."""
+    model, settings = store.manifest["model"], store.manifest.get("settings", {})
+    return {
+        "model": store.model_id,
+        "model_revision": model.get("revision", ""),
+        "model_details": model,
+        "extraction": {
+            "hidden_states": store.hidden_states_stored,
+            **{key: settings.get(key) for key in ("tokens", "sae_dtype")},
+        },
+        "demonstration": store.demonstration,
+        "store": {"name": store.path.resolve().name, "fingerprint": store.fingerprint},
+        "input_file": store.manifest["input"],
+    }
+
+
 def _refuse_silent_feature(
     store: FeatureStore, sae: StoredSae, feature_id: int, target: np.ndarray, unit: str
 ) -> None:
@@ -175,11 +215,7 @@ def _refuse_silent_feature(
 
 def _encoder_note(sae: StoredSae, input_layer: int | None) -> list[str]:
     """A note where the inputs are the very states that the SAE's encoder reads."""
-    site = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", sae.hook)
-    if site is None or input_layer is None:
-        return []
-    encoder_layer = int(site[1]) - (site[2] == "pre")
-    if input_layer != encoder_layer:
+    if input_layer is None or input_layer != sae.input_layer:
         return []
     return [
         f"the inputs are the hidden states that SAE {sae.name} reads, so a good fit only recovers its "

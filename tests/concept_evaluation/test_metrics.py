@@ -95,3 +95,46 @@ def test_log_loss_equals_scikit_learns_and_stays_finite():
     assert metrics.log_loss(target, probabilities, LABELS) == pytest.approx(expected)
     certain_and_wrong = np.array([[1.0, 0.0, 0.0, 0.0]])
     assert np.isfinite(metrics.log_loss(np.array([3]), certain_and_wrong, LABELS))
+
+
+def _probabilities(n_rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 4, n_rows), rng.dirichlet(np.ones(4), n_rows)
+
+
+def test_brier_score_equals_scikit_learns():
+    target, probabilities = _probabilities(50)
+    expected = oracle.brier_score_loss(target, probabilities, labels=LABELS, scale_by_half=False)
+    assert metrics.brier_score(target, probabilities, LABELS) == pytest.approx(expected)
+    assert metrics.brier_score(np.array([3]), np.array([[0, 0, 0, 1.0]]), LABELS) == 0
+    assert metrics.brier_score(np.array([0]), np.array([[0, 0, 0, 1.0]]), LABELS) == 2
+
+
+def test_expected_calibration_error_equals_a_plain_loop():
+    target, probabilities = _probabilities(200)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == target
+    expected = 0.0
+    for low in np.arange(10) / 10:
+        inside = (confidence > low) & (confidence <= low + 0.1)
+        if inside.any():
+            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    found = metrics.expected_calibration_error(target, probabilities, LABELS)
+    assert found == pytest.approx(expected)
+
+
+def test_expected_calibration_error_of_the_calibrated_and_of_the_overconfident():
+    rng = np.random.default_rng(1)
+    p = rng.uniform(0.5, 1, 20_000)
+    target = np.where(rng.random(20_000) < p, 3, 0)
+    labels = np.array([0, 3])
+    calibrated = np.stack([1 - p, p], axis=1)
+    assert metrics.expected_calibration_error(target, calibrated, labels) < 0.02  # 4 standard errors of a bin
+    certain = np.tile([0.0, 1.0], (20_000, 1))
+    wrong = float(np.mean(target == 0))
+    assert metrics.expected_calibration_error(target, certain, labels) == pytest.approx(wrong)
+
+
+def test_calibration_without_rows_has_no_value():
+    nothing = np.empty((0, 4))
+    assert metrics.brier_score(np.empty(0), nothing, LABELS) is None
+    assert metrics.expected_calibration_error(np.empty(0), nothing, LABELS) is None

@@ -56,7 +56,7 @@ def test_truncated_file(dataset, tmp_path):
         read_dataset(path)
 
 
-def _rewrite(path, **changes):
+def rewrite(path, **changes):
     with np.load(path) as archive:
         arrays = {name: archive[name] for name in archive.files}
     write_npz(path, {**arrays, **changes})
@@ -66,8 +66,8 @@ def test_another_format_version(dataset, tmp_path):
     path = tmp_path / "d.npz"
     write_dataset(path, dataset)
     text = str(read_npz(path, ("metadata",), "x")["metadata"])
-    _rewrite(path, metadata=np.array(text.replace('"format_version": 1', '"format_version": 0')))
-    with pytest.raises(UserError, match=r"format 0, this program reads format 1; make it again"):
+    rewrite(path, metadata=np.array(text.replace('"format_version": 2', '"format_version": 0')))
+    with pytest.raises(UserError, match=r"format 0, this program reads format 2; make it again"):
         read_dataset(path)
 
 
@@ -88,6 +88,6 @@ def test_values_that_are_not_finite(dataset, tmp_path, value):
 
 def test_rows_that_do_not_match(dataset, tmp_path):
     write_dataset(tmp_path / "d.npz", dataset)
-    _rewrite(tmp_path / "d.npz", group=np.arange(3))
+    rewrite(tmp_path / "d.npz", group=np.arange(3))
     with pytest.raises(UserError, match="array 'group' has 3 rows"):
         read_dataset(tmp_path / "d.npz")

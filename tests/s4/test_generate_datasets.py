@@ -62,6 +62,7 @@ def test_embedding_to_feature_has_a_row_per_token(store, make):
         "average_l0": 24,
         "feature_id": 3,
         "pooling": None,
+        "fingerprint": "synthetic",
     }
 
 
