@@ -4,7 +4,7 @@
 UV := $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
 DEMO_CONFIG := s1_compute_all_features/demo_model/demo_configurations.json
 
-.PHONY: demo test test-slow check format install clean
+.PHONY: demo test test-browser test-slow check format install clean
 
 install: $(if $(findstring .venv-uv,$(UV)),$(UV))
 	$(UV) sync --quiet
@@ -18,7 +18,10 @@ demo: install
 	$(UV) run --no-sync python run_pipeline.py --trait dishonesty --config $(DEMO_CONFIG)
 
 test: install
-	$(UV) run --no-sync pytest -m "not slow and not gpu and not network and not browser"
+	$(UV) run --no-sync pytest -rs -m "not slow and not gpu and not network"
+
+test-browser: install
+	REQUIRE_BROWSER=1 $(UV) run --no-sync pytest -m browser
 
 test-slow: install
 	$(UV) run --no-sync pytest -m "slow and not gpu and not network"

@@ -1,4 +1,4 @@
-"""Run the six stages in order for one trait and one configuration, skipping what is complete and current.
+"""Run the six stages and the report for one trait and one configuration, skipping what is current.
 
 Calls the scripts that a user would call, and prints each command before it runs it.
 """
@@ -35,7 +35,12 @@ S0, S1, S2, S3, S4, S5 = (
 )
 SHARED_CODE = (ROOT / "pipeline_common", ROOT / "concept_evaluation")
 GEMMA_SCOPE = S1 / "gemma_scope_16k_configurations.json"
-EXPERIMENTS = ("d1_embedding_to_feature", "d2_hidden_to_feature", "d3_hidden_to_concept")
+EXPERIMENTS = (
+    "d1_embedding_to_feature",
+    "d2_hidden_to_feature",
+    "d3_hidden_to_concept",
+    "d4_sae_to_concept",
+)
 QUICK_START_LAYERS = 6
 N_BEST = 5
 
@@ -52,6 +57,8 @@ class Paths:
         plots: pictures of s3.
         datasets: one NPZ of s4 per experiment of `EXPERIMENTS`.
         experiments: their experiment folders of s5.
+        sweep: the layer sweep of s5.
+        report: the page of s3 that shows it all.
         state: what was run on what, and what came out.
     """
 
@@ -62,6 +69,8 @@ class Paths:
     plots: Path
     datasets: tuple[Path, ...]
     experiments: tuple[Path, ...]
+    sweep: Path
+    report: Path
     state: Path
 
     @classmethod
@@ -77,6 +86,8 @@ class Paths:
                 S4 / "generated_datasets" / f"{name}_{experiment}.npz" for experiment in EXPERIMENTS
             ),
             experiments=tuple(S5 / "runs" / name / experiment for experiment in EXPERIMENTS),
+            sweep=S5 / "runs" / name / "layer_sweep",
+            report=S3 / "reports" / f"{name}.html",
             state=ROOT / "pipeline_state" / f"{name}.json",
         )
 
@@ -86,7 +97,7 @@ class Stage:
     """One stage of the run.
 
     Attributes:
-        name: ``s0`` to ``s5``.
+        name: ``s0`` to ``s5``, ``sweep`` or ``report``.
         folder: where its commands run.
         commands: scripts with their arguments; ``--overwrite`` and ``--resume`` are added when needed.
         inputs: files that decide the outcome.
@@ -150,9 +161,8 @@ def dataset_stage(paths: Paths) -> Stage:
     store = FeatureStore(paths.store)
     best = read_results(paths.results).features[0]
     sae = next(sae for sae in store.saes if sae.name == best.sae_name)
-    target = ["--target-layer", str(best.layer), "--target-feature", str(best.feature_id)]
-    if best.average_l0 is not None:
-        target += ["--target-l0", str(best.average_l0)]
+    l0 = [] if best.average_l0 is None else ["--target-l0", str(best.average_l0)]
+    target = ["--target-layer", str(best.layer), "--target-feature", str(best.feature_id), *l0]
     # The layer that the SAE reads would only recover its encoder; the one before asks something new.
     input_layer = max(sae.input_layer - 1, 0)
     last_layer = min(QUICK_START_LAYERS, len(store.layers)) - 1
@@ -160,6 +170,8 @@ def dataset_stage(paths: Paths) -> Stage:
         ["--strategy", "embedding-to-feature", *target],
         ["--strategy", "hidden-to-feature", *target, "--input-layer", str(input_layer)],
         ["--strategy", "hidden-to-concept", "--layers", f"0-{last_layer}"],
+        # The whole SAE: s2's list was chosen by the labels of all folds, and s5 chooses in each anew.
+        ["--strategy", "sae-to-concept", "--layer", str(best.layer), *l0],
     )
     commands = []
     for strategy, dataset in zip(strategies, paths.datasets, strict=True):
@@ -185,11 +197,29 @@ def training_stage(paths: Paths) -> Stage:
     )
 
 
+def sweep_stage(paths: Paths) -> Stage:
+    """s5 again: at which layer the trait becomes readable."""
+    command = ["framework/sweep_layers.py", "--input", os.path.relpath(paths.store, S5)]
+    command += ["--output", os.path.relpath(paths.sweep, S5)]
+    outputs = [paths.sweep / "layer_sweep.csv", paths.sweep / "layer_sweep.json"]
+    return Stage("sweep", S5, [command], [paths.store / "manifest.json"], outputs)
+
+
+def report_stage(paths: Paths) -> Stage:
+    """s3 again, last because it shows the sweep: one page with everything that was found."""
+    sweep = paths.sweep / "layer_sweep.csv"
+    command = ["build_report.py", "--s2-results", os.path.relpath(paths.results, S3)]
+    command += ["--s1-data", os.path.relpath(paths.store, S3), "--output", os.path.relpath(paths.report, S3)]
+    command += ["--layer-sweep", os.path.relpath(sweep, S3)]
+    inputs = [paths.results / "summary.json", paths.results / "ranked_features.csv", sweep]
+    return Stage("report", S3, [command], inputs, [paths.report])
+
+
 def record_of(stage: Stage) -> dict[str, Any]:
     """What decides the outcome of a stage: its commands, its input files and its code."""
     code = hashlib.sha256()
     for folder in (stage.folder, *SHARED_CODE):
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted([*folder.rglob("*.py"), *folder.glob("templates/*")]):
             code.update(f"{path.relative_to(ROOT)} {sha256_of_file(path)}\n".encode())
     return {
         "commands": stage.commands,
@@ -269,6 +299,7 @@ def summarize(paths: Paths) -> str:
         f"ranked features     {os.path.relpath(paths.results / 'ranked_features.csv')}",
         f"plots               {os.path.relpath(paths.plots)}",
         "classifier metrics  " + os.path.relpath(paths.experiments[0].parent) + "/*/working/results.json",
+        f"layer sweep         {os.path.relpath(paths.sweep / 'layer_sweep.csv')}",
         "",
         f"the {N_BEST} best features on train, and what they do on held-out sentences:",
         f"{'layer:l0:feature':<18}{'score':>7}{'pearson':>9}{'AUROC':>7}  | "
@@ -291,7 +322,8 @@ def summarize(paths: Paths) -> str:
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
-        description="Run the six stages in order: audit the sentences, extract, rank, plot, prepare, train.\n"
+        description="Run the six stages in order: audit the sentences, extract, rank, plot, prepare, train;\n"
+        "then sweep over the layers and build the report.\n"
         "A stage is skipped while its command, its inputs, its code and its outputs are what they were.\n\n"
         "  uv run python run_pipeline.py --trait dishonesty --config "
         "s1_compute_all_features/gpt2_small_configurations.json\n"
@@ -345,11 +377,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda: plotting_stage(paths),
         lambda: dataset_stage(paths),
         lambda: training_stage(paths),
+        lambda: sweep_stage(paths),
+        lambda: report_stage(paths),
     ]
     for stage in stages:
         run_stage(stage(), paths.state)
     print(summarize(paths))
     print(f"in all {watch.seconds:.0f} s")
+    print(f"report: {os.path.relpath(paths.report)}")
     return 0
 
 

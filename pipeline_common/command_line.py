@@ -96,7 +96,7 @@ def settings_line(arguments: argparse.Namespace, hidden: frozenset[str] = frozen
     """The resolved settings of a run in one line, for the log; names in ``hidden`` are left out."""
     values: Mapping[str, Any] = vars(arguments)
     return "settings: " + ", ".join(
-        f"{key}={' '.join(map(str, value)) if isinstance(value, list) else value}"
+        f"{key}={(' '.join(map(str, value)) or 'none') if isinstance(value, list) else value}"
         for key, value in values.items()
         if key not in hidden
     )

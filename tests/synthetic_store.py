@@ -44,6 +44,8 @@ def write_synthetic_store(
     density: float = 0.05,
     seed: int = 0,
     input_name: str = "synthetic.csv",
+    tokens_per_sentence: tuple[int, int] = (4, 8),
+    words: np.ndarray = WORDS,
 ) -> Path:
     """Write a store in which `planted_feature` of every SAE grows with the label.
 
@@ -52,10 +54,11 @@ def write_synthetic_store(
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(n_sentences) % 4 if labels is None else labels
-    n_tokens = rng.integers(4, 9, size=n_sentences)
+    shortest, longest = tokens_per_sentence
+    n_tokens = rng.integers(shortest, longest + 1, size=n_sentences)
     sentence_of_token = np.repeat(np.arange(n_sentences), n_tokens)
     starts = np.concatenate([[0], np.cumsum(n_tokens)])
-    text = rng.choice(WORDS, size=starts[-1])
+    text = rng.choice(words, size=starts[-1])
     text[starts[1:] - 1] = "."
     tokens = TokenTable(
         token_id=rng.integers(0, 1000, starts[-1]).astype(np.int32),

@@ -33,12 +33,15 @@ KNOWN_FLAGS = {
     "--display-only --display-top",
     "s3_feature_activation_graphs.visualize_activations": "--s2-results --s1-data --output --top-n "
     "--max-sentences --labels --dpi --figsize --max-token-len",
+    "s3_feature_activation_graphs.build_report": "--s2-results --s1-data --output --top-n --max-sentences "
+    "--layer-sweep --index --seed --overwrite",
     "s4_classifier_data_prep.generate_datasets": "--strategy --input --output --target-layer --target-l0 "
     "--target-feature --input-layer --layer --layers --normalize",
     "s5_classifier_training.framework.train": "EXPERIMENT",
-    "s5_classifier_training.framework.checkpoint": "EXPERIMENT --name --message",
+    "s5_classifier_training.framework.checkpoint": "EXPERIMENT --name --message --verify",
     "s5_classifier_training.framework.compare": "EXPERIMENT --all --detailed --versions",
     "s5_classifier_training.framework.new_experiment": "EXPERIMENT --from --note",
+    "s5_classifier_training.framework.predict": "--checkpoint --input --output --model --config",
     "run_pipeline": "--trait --input --config",
 }
 

@@ -69,6 +69,12 @@ class FakeStages:
         if command[0] == "framework/train.py":
             for experiment in command[1:]:
                 self.write(folder / experiment / "working" / "results.json")
+        if command[0] == "framework/sweep_layers.py":
+            self.write(output / "layer_sweep.csv", f"sweep of {(folder / given['--input']).name}")
+            self.write(output / "layer_sweep.json", "{}")
+        if command[0] == "build_report.py":
+            assert (folder / given["--layer-sweep"]).is_file()
+            self.write(output)
 
     def write(self, path, text=None):
         """Write a text, or one that was never written before."""
@@ -103,12 +109,14 @@ ALL = [
     "s1 extract_sae_features.py",
     "s2 analyze_features.py",
     "s3 visualize_activations.py",
-    "s4 generate_datasets.py",
-    "s4 generate_datasets.py",
-    "s4 generate_datasets.py",
+    *["s4 generate_datasets.py"] * 4,
     "s5 framework/train.py",
     "s5 framework/compare.py",
+    "s5 framework/sweep_layers.py",
+    "s3 build_report.py",
 ]
+STEP_OF = [0, 0, 1, 2, 3, 4, 4, 4, 4, 5, 5, 6, 7]
+"""Which of the steps that run_pipeline counts as one a script of `ALL` belongs to."""
 
 
 @pytest.fixture
@@ -127,7 +135,7 @@ def test_the_stages_run_in_order_and_are_skipped_the_second_time(stages, command
     capsys.readouterr()
     assert rp.main(command) == 0
     assert stages.scripts() == []
-    assert capsys.readouterr().out.count("complete and current, skipped") == 6
+    assert capsys.readouterr().out.count("complete and current, skipped") == 8
 
 
 def test_the_commands_name_the_files_of_the_stage_before(stages, command):
@@ -140,15 +148,20 @@ def test_the_commands_name_the_files_of_the_stage_before(stages, command):
         "visualize_activations.py": "--s2-results ../s2_find_top_features/results/caring_tiny_results "
         "--s1-data ../s1_compute_all_features/caring_tiny_features --output plots_caring_tiny --top-n 10",
     }
-    d1, d2, d3 = (" ".join(arguments) for _, _, *arguments in stages.commands[5:8])
+    d1, d2, d3, d4 = (" ".join(arguments) for _, _, *arguments in stages.commands[5:9])
     target = "--target-layer 1 --target-feature 3 --target-l0 24"  # the best feature of s2
     files = "--input ../s1_compute_all_features/caring_tiny_features --output generated_datasets/caring_tiny_"
     assert d1 == f"--strategy embedding-to-feature {target} {files}d1_embedding_to_feature.npz"
     assert d2 == f"--strategy hidden-to-feature {target} --input-layer 0 {files}d2_hidden_to_feature.npz"
     assert d3 == f"--strategy hidden-to-concept --layers 0-1 {files}d3_hidden_to_concept.npz"
-    assert [" ".join(arguments) for _, _, *arguments in stages.commands[8:]] == [
-        " ".join(f"runs/caring_tiny/{name}" for name in rp.EXPERIMENTS)
-    ] * 2
+    assert d4 == f"--strategy sae-to-concept --layer 1 --target-l0 24 {files}d4_sae_to_concept.npz"
+    assert [" ".join(arguments) for _, _, *arguments in stages.commands[9:]] == [
+        *[" ".join(f"runs/caring_tiny/{name}" for name in rp.EXPERIMENTS)] * 2,
+        "--input ../s1_compute_all_features/caring_tiny_features --output runs/caring_tiny/layer_sweep",
+        "--s2-results ../s2_find_top_features/results/caring_tiny_results "
+        "--s1-data ../s1_compute_all_features/caring_tiny_features --output reports/caring_tiny.html "
+        "--layer-sweep ../s5_classifier_training/runs/caring_tiny/layer_sweep/layer_sweep.csv",
+    ]
 
 
 def test_the_experiments_are_copies_that_point_at_the_datasets(stages, command):
@@ -168,7 +181,7 @@ def test_a_config_that_the_user_edited_is_kept_and_trained_on(stages, command):
     edited = rp.S5 / "runs" / "caring_tiny" / "d3_hidden_to_concept" / "working" / "config.yaml"
     edited.write_text("estimators: [ridge]\n")
     assert rp.main(command) == 0
-    assert stages.scripts() == ALL[8:]
+    assert stages.scripts() == ALL[9:11]
     assert edited.read_text() == "estimators: [ridge]\n"
 
 
@@ -178,7 +191,7 @@ def test_a_changed_dataset_runs_everything_again(stages, command):
     (rp.S0 / "expanded_data" / "caring.csv").write_text("sentence,concept_strength_label\nnewer,0\n")
     assert rp.main(command) == 0
     replaced = [command[1] for command in stages.commands if command[-1] == "--overwrite"]
-    assert replaced == [script.split()[1] for script in ALL[2:8]]
+    assert replaced == [script.split()[1] for script in [*ALL[2:9], *ALL[11:]]]
     assert stages.scripts() == ALL
 
 
@@ -196,7 +209,7 @@ def test_a_lost_output_is_made_again_with_what_depends_on_it(stages, command):
     (rp.S3 / "plots_caring_tiny" / "summary_statistics.json").unlink()
     (rp.S4 / "generated_datasets" / "caring_tiny_d1_embedding_to_feature.npz").unlink()
     assert rp.main(command) == 0
-    assert stages.scripts() == ALL[4:]
+    assert stages.scripts() == ALL[4:11]  # sweep and report read neither of the two
 
 
 @pytest.mark.parametrize("position", range(len(ALL)))
@@ -208,8 +221,7 @@ def test_the_run_stops_at_the_first_failure_and_goes_on_from_there(position, sta
     assert stages.scripts() == ALL[: first + 1]
     stages.failing = None
     assert rp.main(command) == 0
-    stage_of_failure = ALL[first][:2]
-    assert stages.scripts() == [script for script in ALL if script[:2] >= stage_of_failure]
+    assert stages.scripts() == ALL[STEP_OF.index(STEP_OF[first]) :]
 
 
 def test_configurations_and_names_never_mix(stages, command, project):
@@ -269,6 +281,7 @@ def test_the_summary_says_where_everything_is_and_names_the_five_best(
         "s2_find_top_features/results/caring_tiny_results/ranked_features.csv",
         "s3_feature_activation_graphs/plots_caring_tiny",
         "s5_classifier_training/runs/caring_tiny/*/working/results.json",
+        "s5_classifier_training/runs/caring_tiny/layer_sweep/layer_sweep.csv",
     ):
         assert place in summary
     rows = [line.split() for line in summary.splitlines() if line[:1].isdigit()]
@@ -276,6 +289,7 @@ def test_the_summary_says_where_everything_is_and_names_the_five_best(
     assert rows[0] == ["1:24:3", "0.90", "0.88", "|", "0.45"]  # a metric that does not exist stays empty
     assert "Demonstration model" in summary
     assert "in all " in summary
+    assert summary.splitlines()[-1] == "report: s3_feature_activation_graphs/reports/caring_tiny.html"
 
 
 @pytest.mark.parametrize(
@@ -322,7 +336,7 @@ def test_wrong_usage(arguments, stages, capsys):
 def test_the_state_is_readable_and_relative(stages, command, project):
     assert rp.main(command) == 0
     state = json.loads((project / "pipeline_state" / "caring_tiny.json").read_text())
-    assert list(state) == ["s0", "s1", "s2", "s3", "s4", "s5"]
+    assert list(state) == ["s0", "s1", "s2", "s3", "s4", "s5", "sweep", "report"]
     assert str(project) not in json.dumps(state)
 
 
@@ -334,6 +348,8 @@ def test_every_script_that_the_pipeline_calls_exists_and_takes_its_flags():
         rp.extraction_stage(paths),
         rp.ranking_stage(paths),
         rp.plotting_stage(paths),
+        rp.sweep_stage(paths),
+        rp.report_stage(paths),
     ]
     for stage in stages:
         for script, *arguments in stage.commands:

@@ -94,6 +94,12 @@ def change_shared_code(stage):
     return stage
 
 
+def change_template(stage):
+    (stage.folder / "templates").mkdir()
+    (stage.folder / "templates" / "page.html").write_text("<p>")
+    return stage
+
+
 def change_output(stage):
     stage.outputs[0].write_text("by hand")
     return stage
@@ -105,7 +111,16 @@ def delete_output(stage):
 
 
 @pytest.mark.parametrize(
-    "change", [change_input, change_command, change_code, change_shared_code, change_output, delete_output]
+    "change",
+    [
+        change_input,
+        change_command,
+        change_code,
+        change_shared_code,
+        change_template,
+        change_output,
+        delete_output,
+    ],
 )
 def test_any_change_runs_the_stage_again_and_replaces_what_it_made(change, stage, run):
     run(stage)
