@@ -7,19 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
+from concept_evaluation.logistic import fit_logistic_path, principal_coordinates
 from concept_evaluation.metrics import auroc
-
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Inverse strengths C of the logistic probe's L2 penalty, on standardised inputs."""
 
 DIFFERENCE_OF_MEANS = "difference_of_means"
 LOGISTIC_PROBE = "logistic_probe"
-
-_RANK_TOLERANCE = 1e-10
-_MAX_ITER = 1000
-_TOLERANCE = 1e-3  # of the largest gradient component: the AUROC no longer moves in its third digit
 
 
 @dataclass(frozen=True)
@@ -71,23 +64,10 @@ def fit_probes(
 def _probes(
     inputs: np.ndarray, is_positive: np.ndarray, outputs: np.ndarray
 ) -> Iterator[tuple[tuple[str, float | None], np.ndarray]]:
-    """(name, C) of every probe fitted on the inputs, with its scores of the outputs, float64 [n_outputs].
-
-    The logistic probe works in the coordinates of the inputs' principal components: the L2 penalty does not
-    change under rotation, and rows are mostly fewer than dimensions.
-    """
+    """(name, C) of every probe fitted on the inputs, with its scores of the outputs, float64 [n_outputs]."""
     inputs, outputs = inputs.astype(np.float64), outputs.astype(np.float64)
     yield (DIFFERENCE_OF_MEANS, None), outputs @ (inputs[is_positive].mean(0) - inputs[~is_positive].mean(0))
-    mean, std = inputs.mean(axis=0), inputs.std(axis=0)
-    scale = np.where(std > 0, std, 1.0)
-    inputs, outputs = (inputs - mean) / scale, (outputs - mean) / scale
-    squared, left = np.linalg.eigh(inputs @ inputs.T)
-    kept = squared > max(squared[-1], 1e-300) * _RANK_TOLERANCE
-    components = left[:, kept] / np.sqrt(squared[kept])
-    inputs, outputs = left[:, kept] * np.sqrt(squared[kept]), (outputs @ inputs.T) @ components
-    model = LogisticRegression(max_iter=_MAX_ITER, tol=_TOLERANCE, warm_start=True)
-    if not kept.any():
-        return
-    for C in PENALTIES:
-        model.set_params(C=C).fit(inputs, is_positive)
-        yield (LOGISTIC_PROBE, C), model.decision_function(outputs)
+    coordinates = principal_coordinates(inputs, outputs)
+    if len(coordinates.squares):
+        for model in fit_logistic_path(coordinates, is_positive.astype(np.int64)):
+            yield (LOGISTIC_PROBE, model.C), model.decision(coordinates.others)[:, 0]

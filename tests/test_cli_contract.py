@@ -42,6 +42,7 @@ KNOWN_FLAGS = {
     "s5_classifier_training.framework.compare": "EXPERIMENT --all --detailed --versions",
     "s5_classifier_training.framework.new_experiment": "EXPERIMENT --from --note",
     "s5_classifier_training.framework.predict": "--checkpoint --input --output --model --config",
+    "s5_classifier_training.framework.sweep_layers": "--input",
     "run_pipeline": "--trait --input --config",
 }
 

@@ -1,4 +1,4 @@
-"""Keep the trained state of an experiment as an unchanging version."""
+"""Keep the trained state of an experiment as an unchanging version, and verify versions."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline_common.command_line import HelpFormatter, configure_logging
 from pipeline_common.errors import UserError, exit_codes
-from pipeline_common.files import sha256_of_file, write_json
+from pipeline_common.files import atomic_path, sha256_of_file, write_json
 from pipeline_common.provenance import library_versions
 from s5_classifier_training.framework.experiment_folder import (
     EXPERIMENTS,
@@ -25,8 +25,12 @@ from s5_classifier_training.framework.experiment_folder import (
     WORKING,
     altered_files,
     find_experiment,
+    find_version,
+    problems_of,
     read_results,
+    sealed,
     version_number,
+    versions,
 )
 
 log = logging.getLogger(__name__)
@@ -35,11 +39,12 @@ DESCRIPTION = """\
 Copy the trained state of an experiment into EXPERIMENT/vN_NAME/, N being the next free number.
 
 The version holds the configuration, results, predictions, picture and model, and version.json with their
-checksums, the dataset's fingerprint, the library versions, the git commit and the message. Its files are
-read-only, and it appears whole or not at all.
+checksums, the dataset's fingerprint, the library versions, the git commit and the message. It is
+read-only, and it appears whole or not at all. --verify holds versions against their checksums.
 
 example:
   python framework/checkpoint.py d3_hidden_to_concept --name logistic --message "first run on layers 0-5"
+  python framework/checkpoint.py d3_hidden_to_concept --verify
 """
 
 
@@ -49,8 +54,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "experiment", metavar="EXPERIMENT", help="name inside s5_classifier_training, or a path"
     )
-    parser.add_argument("--name", type=version_name, required=True, help="letters, digits, - and _")
-    parser.add_argument("--message", required=True, help="what is worth remembering about it")
+    parser.add_argument("--name", type=version_name, help="of the new version: letters, digits, - and _")
+    parser.add_argument("--message", help="what is worth remembering about it")
+    parser.add_argument(
+        "--verify",
+        nargs="*",
+        metavar="VERSION",
+        help="make nothing, but check these versions (vN_name, vN or N), or all where none is named",
+    )
     return parser
 
 
@@ -63,11 +74,20 @@ def version_name(text: str) -> str:
 
 @exit_codes
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the version that the command line asks for and print its folder."""
-    arguments = build_parser().parse_args(argv)
+    """Make the version that the command line asks for and print its folder, or verify versions."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    given = [arguments.name is not None, arguments.message is not None]
+    if arguments.verify is not None and any(given):
+        parser.error("--verify makes no version, so it takes neither --name nor --message")
+    if arguments.verify is None and not all(given):
+        parser.error("a new version needs --name and --message")
     configure_logging("s5_classifier_training")
-    folder = make_version(find_experiment(arguments.experiment), arguments.name, arguments.message)
-    print(folder)
+    experiment = find_experiment(arguments.experiment)
+    if arguments.verify is None:
+        print(make_version(experiment, arguments.name, arguments.message))
+    else:
+        verify(experiment, arguments.verify)
     return 0
 
 
@@ -98,13 +118,15 @@ def make_version(experiment: Path, name: str, message: str) -> Path:
     with _reserved_number(experiment) as (number, unfinished):
         checksums = {}
         for file in (*results["files"], RESULTS):
-            shutil.copyfile(working / file, unfinished / file)
+            with atomic_path(unfinished / file) as temporary:
+                shutil.copyfile(working / file, temporary)
             checksums[file] = sha256_of_file(unfinished / file)
         if any(checksums[file] != digest for file, digest in results["files"].items()):
             raise UserError(f"{working}: a training is writing here; make the version when it is done")
         write_json(unfinished / VERSION, _description(experiment, number, name, message, results, checksums))
         for path in unfinished.iterdir():
             path.chmod(0o444)
+        unfinished.chmod(0o555)
         folder = experiment / f"v{number}_{name}"
         os.rename(unfinished, folder)
     log.info(f"{len(checksums) + 1} files in {folder}")
@@ -113,7 +135,7 @@ def make_version(experiment: Path, name: str, message: str) -> Path:
 
 @contextlib.contextmanager
 def _reserved_number(experiment: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the next free number and a hidden folder that reserves it; what is left of it is removed.
+    """Yield the next free number and a hidden folder that reserves it, to be renamed; an error removes it.
 
     mkdir either makes the folder or fails, so two processes never hold one number. The folder of a
     process that was killed keeps its number taken: numbers may have gaps, never a second use.
@@ -134,14 +156,46 @@ def _reserved_number(experiment: Path) -> Iterator[tuple[int, Path]]:
         break
     try:
         yield number, unfinished
-    finally:
+    except BaseException:
+        # Only here: after the rename the hidden name may already be another process's reservation.
+        unfinished.chmod(0o755)
         shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def verify(experiment: Path, names: Sequence[str]) -> None:
+    """Hold versions against what they were when they were made, and print a line for each.
+
+    Args:
+        experiment: the experiment's folder.
+        names: the versions, as `find_version` takes them; none for all of them.
+
+    Raises:
+        UserError: there is none such, or one of them is missing a file, was changed, or holds a foreign one.
+    """
+    existing, odd = versions(experiment)
+    chosen = [find_version(experiment, name) for name in names] if names else existing
+    if not chosen and not odd:
+        raise UserError(f"{experiment}: no versions; make one with checkpoint.py")
+    reasons = [] if names else odd
+    for reason in reasons:
+        print(reason)
+    n_wrong = len(reasons)
+    for version in chosen:
+        problems = problems_of(version)
+        n_wrong += bool(problems)
+        print(f"{version.folder.name}: {'; '.join(problems) or 'as it was made'}")
+    if n_wrong:
+        raise UserError(
+            f"{experiment}: {n_wrong} of these versions are not as they were made; restore them from a "
+            "backup, or train again"
+        )
 
 
 def _description(
     experiment: Path, number: int, name: str, message: str, results: dict[str, Any], checksums: dict[str, str]
 ) -> dict[str, Any]:
-    return {
+    content = {
         "format": VERSION_FORMAT,
         "format_version": VERSION_FORMAT_VERSION,
         "experiment": experiment.name,
@@ -156,6 +210,7 @@ def _description(
         "checkpointed_with": library_versions(["scikit-learn", "skops"]),
         "checksums": checksums,
     }
+    return sealed(content)
 
 
 def git_commit() -> str | None:

@@ -6,17 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from pipeline_common.command_line import HelpFormatter, configure_logging
 from pipeline_common.errors import UserError, exit_codes
-from pipeline_common.files import write_csv, write_text
+from pipeline_common.files import sha256_of_file, write_csv, write_text
+from s5_classifier_training.framework.comparison import Entry, Standing, compare_with_best, n_tests
 from s5_classifier_training.framework.experiment_folder import (
     EXPERIMENTS,
+    RESULTS,
     WORKING,
     find_experiment,
+    problems_of,
     read_results,
     shipped_experiments,
     versions,
 )
+from s5_classifier_training.framework.metrics import with_interval
 from s5_classifier_training.framework.tables import as_markdown, as_text, number
 
 log = logging.getLogger(__name__)
@@ -34,6 +40,8 @@ COLUMNS = (
     "length",
     "words/token",
     "shuffled",
+    "test - best's [95% interval]",
+    "p (Holm)",
 )
 
 DESCRIPTION = """\
@@ -41,7 +49,10 @@ Print the results of experiments side by side, each with the baselines that it h
 
 The score is accuracy for a classification and R2 for a regression. The four baseline columns are test
 scores: majority label or mean, sentence length, bag of words (token identity where a row is a token), and
-the best estimator trained on shuffled labels. --output also writes comparison.csv and comparison.md.
+the best estimator trained on shuffled labels. The last two columns hold each result against the one with
+the highest cv_mean among those with the same test sentences: the difference of their test scores, and the
+p value of a paired bootstrap test over groups, corrected for the number of tests. --output also writes
+comparison.csv and comparison.md.
 
 example:
   python framework/compare.py --all --versions
@@ -80,29 +91,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     entries = collect(folders, with_versions=arguments.versions)
     if not entries:
         raise UserError("no results yet: run train.py on one of the experiments first")
-    rows = [summary_row(name, version, results) for name, version, results in entries]
-    print(as_text(COLUMNS, rows))
-    for note in notes([results for _, _, results in entries]):
-        print(note)
+    with tqdm(total=n_tests(entries), desc="paired tests", unit="test", disable=None, leave=False) as bar:
+        standings, messages = compare_with_best(entries, bar.update)
+    rows = [summary_row(entry, standing) for entry, standing in zip(entries, standings, strict=True)]
+    remarks = [*messages, *notes([entry.results for entry in entries])]
+    print("\n".join([as_text(COLUMNS, rows), *(f"note: {remark}" for remark in remarks)]))
     if arguments.detailed:
-        for name, version, results in entries:
-            print("\n" + details(name, version, results))
+        for entry in entries:
+            print("\n" + details(entry))
     if arguments.output is not None:
-        write_csv(arguments.output / f"{TABLE_NAME}.csv", *score_table(entries))
-        write_text(arguments.output / f"{TABLE_NAME}.md", as_markdown(COLUMNS, rows))
+        write_csv(arguments.output / f"{TABLE_NAME}.csv", *score_table(entries, standings))
+        markdown = as_markdown(COLUMNS, rows) + "\n" + "".join(f"- {remark}\n" for remark in remarks)
+        write_text(arguments.output / f"{TABLE_NAME}.md", markdown)
         log.info(f"wrote {TABLE_NAME}.csv and {TABLE_NAME}.md to {arguments.output}")
     return 0
 
 
-Entry = tuple[str, str, dict[str, Any]]
-
-
 def collect(folders: Sequence[Path], with_versions: bool) -> list[Entry]:
-    """(experiment, version, results) of everything that has results; the rest is named in the log."""
+    """Everything that has results; the rest is named in the log, a version that was altered among it."""
     entries = []
     for folder in folders:
         existing, odd = versions(folder) if with_versions else ([], [])
-        for place in (folder / WORKING, *(version.folder for version in existing)):
+        sound = []
+        for version in existing:
+            problems = problems_of(version)
+            if problems:
+                odd.append(f"{version.folder}: {problems[0]}")
+            else:
+                sound.append(version)
+        places = [version.folder for version in sound]
+        working = folder / WORKING
+        kept = {version.content["checksums"].get(RESULTS): version.folder.name for version in sound}
+        same = kept.get(sha256_of_file(working / RESULTS)) if (working / RESULTS).is_file() else None
+        if same is None:
+            places.insert(0, working)
+        else:
+            log.info(f"{working}: the same as {same}, shown once")
+        for place in places:
             try:
                 results = read_results(place)
             except UserError as error:
@@ -111,57 +136,66 @@ def collect(folders: Sequence[Path], with_versions: bool) -> list[Entry]:
             if results is None:
                 odd.append(f"{place}: no results; run train.py {folder.name} first")
             else:
-                entries.append((folder.name, place.name, results))
+                entries.append(Entry(folder.name, place.name, place, results))
         for reason in odd:
             log.warning(f"passed over: {reason}")
     return entries
 
 
-def summary_row(name: str, version: str, results: dict[str, Any]) -> list[str]:
+def summary_row(entry: Entry, standing: Standing | None) -> list[str]:
     """One line of the printed table."""
-    from s5_classifier_training.framework.metrics import with_interval
-
+    results = entry.results
     main_score, baselines = results["main_score"], results["baselines"]
     words = next((key for key in WORDS_BASELINES if key in baselines), None)
     shown = ["majority" if "majority" in baselines else "mean", "sentence_length", words, "shuffled_labels"]
     return [
-        name,
-        version,
+        entry.name,
+        entry.version,
         results["best"],
         main_score,
         f"{number(results['cv_mean'])} +- {number(results['cv_std'])}",
         with_interval(results["test"][main_score]),
         *(number(baselines[key][f"test_{main_score}"]) if key in baselines else "-" for key in shown),
+        *_standing_cells(standing),
     ]
+
+
+def _standing_cells(standing: Standing | None) -> tuple[str, str]:
+    if standing is None:
+        return "", ""
+    if standing.comparison is None:
+        return "best", ""
+    found = standing.comparison
+    return f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}]", f"{standing.adjusted_p:.4f}"
 
 
 def notes(all_results: Sequence[dict[str, Any]]) -> list[str]:
     """What a reader of the table has to know: different data, a demonstration model."""
     found = []
     if len({results["dataset"]["store"]["fingerprint"] for results in all_results}) > 1:
-        found.append("note: these come from different feature stores; their test sentences may differ")
-    if len({results["main_score"] for results in all_results}) > 1:
-        found.append("note: accuracy and R2 answer different questions and cannot be ranked together")
+        found.append("these come from different feature stores; their test sentences may differ")
+    main_scores = sorted({results["main_score"] for results in all_results})
+    if len(main_scores) > 1:
+        found.append(f"{' and '.join(main_scores)} answer different questions and cannot be ranked together")
     if any(results["dataset"]["demonstration"] for results in all_results):
-        found.append("note: some were made with the demonstration model, which says nothing about a real one")
+        found.append("some were made with the demonstration model, which says nothing about a real one")
     return found
 
 
-def details(name: str, version: str, results: dict[str, Any]) -> str:
+def details(entry: Entry) -> str:
     """Every score of one entry: test, baselines, estimators, dataset and warnings."""
-    from s5_classifier_training.framework.metrics import with_interval
-
+    results = entry.results
     baselines, dataset = results["baselines"], results["dataset"]
     rows = [
-        [score, with_interval(value), *(with_interval(entry["test"][score]) for entry in baselines.values())]
+        [score, with_interval(value), *(with_interval(rival["test"][score]) for rival in baselines.values())]
         for score, value in results["test"].items()
     ]
     estimators = [
-        [entry["title"], number(entry["cv_mean"]), number(entry["cv_std"])] for entry in results["estimators"]
+        [found["title"], number(found["cv_mean"]), number(found["cv_std"])] for found in results["estimators"]
     ]
     return "\n".join(
         [
-            f"{name} {version}: {dataset['strategy']} from {dataset['file']} ({dataset['model']}), "
+            f"{entry.title}: {dataset['strategy']} from {dataset['file']} ({dataset['model']}), "
             f"{results['n_train']:,} train and {results['n_test']:,} test {dataset['unit']}s, "
             f"{results['n_inputs']:,} inputs, {results['n_folds']} folds, seed {results['seed']}",
             as_text(["test score", results["best"], *baselines], rows),
@@ -171,12 +205,19 @@ def details(name: str, version: str, results: dict[str, Any]) -> str:
     )
 
 
-def score_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of the CSV: one row per experiment, version, model and test score."""
+def score_table(
+    entries: Sequence[Entry], standings: Sequence[Standing | None]
+) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the CSV: one row per experiment, version, model and test score.
+
+    The last columns belong to the main score of the best model alone.
+    """
     columns = ["experiment", "version", "strategy", "dataset", "model", "score", "cv_mean", "cv_std"]
     columns += ["test_value", "test_low", "test_high"]
+    columns += ["compared_with", "difference", "difference_low", "difference_high", "p_value", "p_holm"]
     rows = []
-    for name, version, results in entries:
+    for entry, standing in zip(entries, standings, strict=True):
+        results, dataset = entry.results, entry.results["dataset"]
         models = {
             results["best"]: results,
             **{f"baseline {key}": b for key, b in results["baselines"].items()},
@@ -185,21 +226,24 @@ def score_table(entries: Sequence[Entry]) -> tuple[list[str], list[list[Any]]]:
             for score, test in found["test"].items():
                 is_main = score == results["main_score"]
                 cross_validated = (found["cv_mean"], found["cv_std"]) if is_main else (None, None)
+                compared = _standing_values(standing if is_main and found is results else None)
                 rows.append(
                     [
-                        *(
-                            name,
-                            version,
-                            results["dataset"]["strategy"],
-                            results["dataset"]["file"],
-                            model,
-                            score,
-                        ),
+                        *(entry.name, entry.version, dataset["strategy"], dataset["file"], model, score),
                         *cross_validated,
                         *(test["value"], test["low"], test["high"]),
+                        *compared,
                     ]
                 )
     return columns, rows
+
+
+def _standing_values(standing: Standing | None) -> tuple[Any, ...]:
+    if standing is None or standing.comparison is None:
+        return (None,) * 6
+    found = standing.comparison
+    values = (found.difference, found.low, found.high, found.p_value, standing.adjusted_p)
+    return (standing.best.title, *values)
 
 
 if __name__ == "__main__":

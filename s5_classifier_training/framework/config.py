@@ -1,16 +1,37 @@
 """An experiment's two configuration files, checked: `config.yaml` and `dataset.config`."""
 
+import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline_common.errors import UserError
-from s5_classifier_training.framework.estimators import ESTIMATORS
+from s5_classifier_training.framework.estimators import ESTIMATORS, STEP_OF
 from s5_classifier_training.framework.experiment_folder import CONFIG, DATASET_CONFIG
 
-Value = str | int | float | bool | None | list[int]
+_NUMBER_IN_TEXT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
+def _no_number_in_text(value: Any) -> Any:
+    if isinstance(value, str) and _NUMBER_IN_TEXT.fullmatch(value):
+        # YAML 1.1, which PyYAML reads, takes 1e-3 for text: it wants the point and the sign.
+        raise ValueError(
+            f"{value} is text to YAML; write it as {float(value)!r} or with a point and a sign, 1.0e-3"
+        )
+    return value
+
+
+Value = Annotated[str | int | float | bool | list[int] | None, AfterValidator(_no_number_in_text)]
 
 
 class _Strict(BaseModel):
@@ -23,10 +44,15 @@ class EstimatorConfig(_Strict):
     Attributes:
         name: a key of the registry in estimators.py.
         params: keyword arguments of the scikit-learn class, over the registry's defaults.
+        top_k: how many inputs are kept, chosen anew on each training part; None keeps all.
+        search: parameter, or ``top_k``, to the values among which an inner cross-validation chooses on each
+            training part.
     """
 
     name: str
     params: dict[str, Value] = Field(default_factory=dict)
+    top_k: int | None = Field(default=None, ge=1)
+    search: dict[str, Annotated[list[Value], Field(min_length=1)]] = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
@@ -35,23 +61,47 @@ class EstimatorConfig(_Strict):
             raise ValueError(f"{name!r} is none of {', '.join(ESTIMATORS)}")
         return name
 
+    @field_validator("search")
+    @classmethod
+    def _counts(cls, search: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if any(not isinstance(k, int) or isinstance(k, bool) or k < 1 for k in search.get("top_k", [])):
+            raise ValueError(f"top_k takes whole numbers from 1, found {search['top_k']}")
+        return search
+
+    @model_validator(mode="after")
+    def _searched_or_set(self) -> "EstimatorConfig":
+        for key in self.search:
+            if key in self.params or (key in STEP_OF and self.top_k is not None):
+                raise ValueError(f"{key} is both set and searched; keep one of the two")
+        return self
+
+    @property
+    def largest_top_k(self) -> int:
+        """The most inputs that it asks for; 0 where it keeps all."""
+        searched = [k for k in self.search.get("top_k", []) if isinstance(k, int)]
+        return max([self.top_k or 0, *searched])
+
     @property
     def title(self) -> str:
-        """Name and parameters in a few words, as tables show it."""
-        return " ".join([self.name, *(f"{key}={value}" for key, value in self.params.items())])
+        """Name, parameters and search in a few words, as tables show it."""
+        words = [self.name, *(f"{key}={value}" for key, value in self.params.items())]
+        if self.top_k is not None:
+            words.append(f"top_k={self.top_k}")
+        return " ".join([*words, *(f"{key} of {values}" for key, values in self.search.items())])
 
 
 class ExperimentConfig(_Strict):
     """Content of ``config.yaml``.
 
     Attributes:
-        task: ``auto`` takes classification for labels and regression for activations.
+        task: ``auto`` takes classification for labels and regression for activations; ``ordinal`` is a
+            classification whose candidates are judged by the order of the labels too.
         seed: of the folds, the estimators, the bootstrap and the shuffled labels.
         n_folds: of the cross-validation inside the train split.
         estimators: the candidates; the best by cv_mean is tested.
     """
 
-    task: Literal["auto", "classification", "regression"] = "auto"
+    task: Literal["auto", "classification", "regression", "ordinal"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**32)
     n_folds: int = Field(default=5, ge=2)
     estimators: list[EstimatorConfig] = Field(min_length=1)
@@ -130,9 +180,23 @@ def _first_problem(error: ValidationError, model: type[_Strict]) -> str:
     if problem["type"] == "extra_forbidden":
         # A key inside estimators[i] is unknown there; a key at the top is unknown in this model.
         owner = model if len(problem["loc"]) == 1 else EstimatorConfig
-        return f"{key}: unknown key; the keys here are {', '.join(owner.model_fields)}"
+        return f"{key}: {_home_of(str(problem['loc'][-1]), owner)}"
     if problem["type"] == "missing":
         return f"{key}: this key is missing"
     if problem["type"] == "value_error":
         return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
     return f"{key}: {problem['msg']}, found {problem['input']!r}"
+
+
+def _home_of(key: str, owner: type[_Strict]) -> str:
+    """What to say of a key that is not one of the owner's: where it belongs, where that is known."""
+    places: dict[type[_Strict], str] = {
+        ExperimentConfig: f"at the top of {CONFIG}",
+        EstimatorConfig: f"in an entry of estimators in {CONFIG}",
+        DatasetConfig: f"in {DATASET_CONFIG}",
+    }
+    for home, place in places.items():
+        if key in home.model_fields:
+            return f"misplaced key; it belongs {place}"
+    hint = "; an estimator's own parameters stand under its params" if owner is not DatasetConfig else ""
+    return f"unknown key; the keys here are {', '.join(owner.model_fields)}{hint}"

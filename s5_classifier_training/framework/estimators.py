@@ -1,6 +1,7 @@
-"""The registry of estimators: one name, a classifier and its regression counterpart from scikit-learn.
+"""The registry of estimators: one name, a classifier and its regression counterpart.
 
-scikit-learn takes a second to import, so the classes are named here and imported when one is built.
+All are scikit-learn's but `ordinal`, which is built from its logistic regression. scikit-learn takes a second
+to import, so the classes are named here and imported when one is built.
 """
 
 import importlib
@@ -16,7 +17,7 @@ class Estimator:
     """One entry.
 
     Attributes:
-        classifier: ``module.Class``.
+        classifier: ``module.Class`` of scikit-learn, or `ORDINAL`.
         regressor: ``module.Class``; None where there is no counterpart.
         defaults: parameters that differ from scikit-learn's defaults.
     """
@@ -26,8 +27,11 @@ class Estimator:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
+ORDINAL = "OrdinalClassifier"
+
 ESTIMATORS = {
     "logistic": Estimator("linear_model.LogisticRegression", None, {"C": 0.001, "max_iter": 2000}),
+    "ordinal": Estimator(ORDINAL, None, {"C": 0.001, "max_iter": 2000}),
     "ridge": Estimator("linear_model.RidgeClassifier", "linear_model.Ridge", {"alpha": 1000.0}),
     "linear_svm": Estimator("svm.LinearSVC", "svm.LinearSVR", {"C": 0.0001, "max_iter": 20000}),
     "rbf_svm": Estimator("svm.SVC", "svm.SVR"),
@@ -51,26 +55,40 @@ ESTIMATORS = {
 NORMALIZERS = {"standardize": "preprocessing.StandardScaler", "minmax": "preprocessing.MinMaxScaler"}
 
 
-def build(name: str, params: Mapping[str, Any], task: str, normalization: str, seed: int) -> Any:
-    """An unfitted pipeline: the normalisation, then the estimator.
+STEP_OF = {"top_k": "select__k"}
+"""The pipeline's name of a setting that is no parameter of the estimator."""
 
-    Being one pipeline, the normalisation is refitted on each training part and never sees what it is
-    tested on.
+
+def build(
+    name: str,
+    params: Mapping[str, Any],
+    task: str,
+    normalization: str,
+    seed: int,
+    top_k: int | None = None,
+) -> Any:
+    """An unfitted pipeline: the choice of inputs, the normalisation, then the estimator.
+
+    Being one pipeline, choice and normalisation are refitted on each training part and never see what they
+    are tested on.
 
     Args:
         name: a key of `ESTIMATORS`.
         params: over the entry's defaults.
-        task: ``classification`` or ``regression``.
+        task: ``classification``, ``ordinal`` or ``regression``.
         normalization: ``standardize``, ``minmax`` or ``none``.
         seed: ``random_state`` of an estimator that takes one and is given none.
+        top_k: how many inputs are kept: those with the largest absolute Pearson correlation with the target
+            among the rows that are fitted. None keeps all.
 
     Raises:
         UserError: the estimator has no counterpart for the task, or does not have a parameter.
     """
+    from sklearn.feature_selection import SelectKBest, f_regression
     from sklearn.pipeline import Pipeline
 
     entry = ESTIMATORS[name]
-    target = entry.classifier if task == "classification" else entry.regressor
+    target = entry.regressor if task == "regression" else entry.classifier
     if target is None:
         others = ", ".join(key for key, value in ESTIMATORS.items() if value.regressor)
         raise UserError(f"estimator {name} only classifies, the task is {task}; choose of {others}")
@@ -85,8 +103,41 @@ def build(name: str, params: Mapping[str, Any], task: str, normalization: str, s
     given = {**entry.defaults, **params}
     if "random_state" in known:
         given.setdefault("random_state", seed)
-    steps = [("normalize", _class(NORMALIZERS[normalization])())] if normalization != "none" else []
-    return Pipeline([*steps, ("estimator", estimator_class(**given))])
+    # The F statistic of one input is a rising function of its squared correlation.
+    select = [] if top_k is None else [("select", SelectKBest(f_regression, k=top_k))]
+    normalize = [("normalize", _class(NORMALIZERS[normalization])())] if normalization != "none" else []
+    return Pipeline([*select, *normalize, ("estimator", estimator_class(**given))])
+
+
+def build_searched(
+    name: str,
+    params: Mapping[str, Any],
+    task: str,
+    normalization: str,
+    seed: int,
+    top_k: int | None,
+    search: Mapping[str, list[Any]],
+) -> tuple[Any, dict[str, list[Any]]]:
+    """As `build`, with the grid of a search in the pipeline's own names; an empty search gives an empty grid.
+
+    Raises:
+        UserError: as `build`; a parameter of the search counts as one of ``params``.
+    """
+    firsts = {key: values[0] for key, values in search.items() if key not in STEP_OF}
+    if "top_k" in search:
+        top_k = search["top_k"][0]
+    model = build(name, {**params, **firsts}, task, normalization, seed, top_k)
+    return model, {STEP_OF.get(key, f"estimator__{key}"): list(values) for key, values in search.items()}
+
+
+def setting_name(key: str) -> str:
+    """A pipeline's parameter in the words of ``config.yaml``.
+
+    >>> setting_name("estimator__C"), setting_name("select__k")
+    ('C', 'top_k')
+    """
+    of_step = {step: name for name, step in STEP_OF.items()}
+    return of_step.get(key, key.removeprefix("estimator__"))
 
 
 def has_probabilities(model: Any) -> bool:
@@ -95,5 +146,9 @@ def has_probabilities(model: Any) -> bool:
 
 
 def _class(name: str) -> Any:
+    if name == ORDINAL:
+        from s5_classifier_training.framework.ordinal import OrdinalClassifier
+
+        return OrdinalClassifier
     module, class_name = name.rsplit(".", 1)
     return getattr(importlib.import_module(f"sklearn.{module}"), class_name)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_common.errors import UserError
-from pipeline_common.files import read_json, sha256_of_file
+from pipeline_common.files import read_json, sha256_of_file, sha256_of_json
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent
 WORKING = "working"
@@ -27,7 +27,7 @@ OUTPUTS = (MODEL, PREDICTIONS, CONFUSION_PICTURE, REGRESSION_PICTURE, RESULTS)
 RESULTS_FORMAT = "classifier_results"
 RESULTS_FORMAT_VERSION = 1
 VERSION_FORMAT = "classifier_version"
-VERSION_FORMAT_VERSION = 1
+VERSION_FORMAT_VERSION = 2
 
 _VERSION_NAME = re.compile(r"v(\d+)_(.+)")
 
@@ -45,6 +45,10 @@ class Version:
     folder: Path
     number: int
     content: dict[str, Any]
+
+    def goes_by(self, name: str) -> bool:
+        """Whether it is meant by a folder's name, ``vN`` or N."""
+        return name in (self.folder.name, f"v{self.number}", str(self.number))
 
 
 def shipped_experiments() -> list[str]:
@@ -101,20 +105,37 @@ def versions(experiment: Path) -> tuple[list[Version], list[str]]:
     """The versions of an experiment by number, and what looks like one and is none, with the reason."""
     found, odd = [], []
     for folder in sorted(experiment.iterdir()):
-        number = version_number(folder.name)
-        if number is None or not folder.is_dir():
+        if version_number(folder.name) is None or not folder.is_dir():
             continue
         try:
-            content = read_json(folder / VERSION, "version made by checkpoint.py")
+            found.append(read_version(folder))
         except UserError as error:
             odd.append(str(error))
-            continue
-        known = isinstance(content, dict) and content.get("format") == VERSION_FORMAT
-        if known and content.get("format_version") == VERSION_FORMAT_VERSION and "checksums" in content:
-            found.append(Version(folder, number, content))
-        else:
-            odd.append(f"{folder / VERSION}: not a version that this program reads")
     return sorted(found, key=lambda version: version.number), odd
+
+
+def read_version(folder: Path) -> Version:
+    """The version in a folder.
+
+    Raises:
+        UserError: it holds none, or one of another format version.
+    """
+    content = read_json(folder / VERSION, "version made by checkpoint.py")
+    number = version_number(folder.resolve().name)
+    if number is None or not _is_version(content):
+        raise UserError(f"{folder / VERSION}: not a version that this program reads")
+    return Version(folder, number, content)
+
+
+def _is_version(content: Any) -> bool:
+    """Whether a ``version.json`` is of this format, and names no file but those of an experiment."""
+    return (
+        isinstance(content, dict)
+        and content.get("format") == VERSION_FORMAT
+        and content.get("format_version") == VERSION_FORMAT_VERSION
+        and isinstance(content.get("checksums"), dict)
+        and set(content["checksums"]) <= {*INPUTS, *OUTPUTS}
+    )
 
 
 def find_version(experiment: Path, text: str) -> Version:
@@ -125,10 +146,39 @@ def find_version(experiment: Path, text: str) -> Version:
     """
     existing, _ = versions(experiment)
     for version in existing:
-        if text in (version.folder.name, f"v{version.number}", str(version.number)):
+        if version.goes_by(text):
             return version
     names = ", ".join(version.folder.name for version in existing) or "none; make one with checkpoint.py"
     raise UserError(f"{experiment}: no version {text}; there are {names}")
+
+
+def find_checkpoint(text: str) -> Version:
+    """A version by ``EXPERIMENT/vN``, by the path of its folder, or by ``vN`` where one experiment has it.
+
+    Args:
+        text: EXPERIMENT is a folder inside stage 5 or a path; vN is whatever `find_version` takes.
+
+    Raises:
+        UserError: there is none such, or several experiments inside stage 5 have it.
+    """
+    if (Path(text) / VERSION).is_file():
+        return read_version(Path(text))
+    experiment, _, name = text.rstrip("/").rpartition("/")
+    if experiment:
+        return find_version(find_experiment(experiment), name)
+    found = [
+        version
+        for folder in shipped_experiments()
+        for version in versions(EXPERIMENTS / folder)[0]
+        if version.goes_by(name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(f"{version.folder.parent.name}/{version.folder.name}" for version in found)
+    raise UserError(
+        f"{text}: {f'several experiments have it: {names}' if found else 'no experiment has this version'}; "
+        "give EXPERIMENT/vN, or the path of a version's folder"
+    )
 
 
 def altered_files(folder: Path, checksums: dict[str, str]) -> list[str]:
@@ -138,3 +188,38 @@ def altered_files(folder: Path, checksums: dict[str, str]) -> list[str]:
         for name, digest in checksums.items()
         if not (folder / name).is_file() or sha256_of_file(folder / name) != digest
     ]
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a ``version.json`` with its own digest, so that a change of it is found too."""
+    unsealed = {key: value for key, value in content.items() if key != "sha256"}
+    return {**unsealed, "sha256": sha256_of_json(unsealed)}
+
+
+def problems_of(version: Version) -> list[str]:
+    """In what a version differs from what checkpoint.py made, one entry per file; empty where it does not."""
+    checksums: dict[str, str] = version.content["checksums"]
+    known = {VERSION, *checksums}
+    return [
+        *([] if sealed(version.content) == version.content else [f"{VERSION} was changed"]),
+        *(f"{name} is missing or was changed" for name in altered_files(version.folder, checksums)),
+        *(
+            f"{path.name} does not belong to it"
+            for path in sorted(version.folder.iterdir())
+            if path.name not in known
+        ),
+    ]
+
+
+def refuse_altered(version: Version) -> None:
+    """Stop where a version is not what checkpoint.py made.
+
+    Raises:
+        UserError: naming the first difference.
+    """
+    problems = problems_of(version)
+    if problems:
+        raise UserError(
+            f"{version.folder}: not as checkpoint.py made it: {problems[0]}; take another version, "
+            "or train again"
+        )

@@ -1,25 +1,28 @@
 """The protocol: candidates compared by cross-validation on train, the best tested once, beside baselines."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from concept_evaluation import baselines
 from concept_evaluation.baselines import Baseline
-from concept_evaluation.metrics import spearman
 from pipeline_common.errors import UserError
 from s4_classifier_data_prep.classifier_dataset import ClassifierDataset
 from s5_classifier_training.framework.config import EstimatorConfig, ExperimentConfig
-from s5_classifier_training.framework.estimators import build
+from s5_classifier_training.framework.estimators import build_searched, setting_name
 from s5_classifier_training.framework.evaluation import (
+    Candidate,
     CrossValidation,
+    TooFewRows,
     TrainRows,
     cross_validate,
     fit,
     make_folds,
     predict,
+    settle,
 )
 from s5_classifier_training.framework.metrics import (
     MAIN_SCORE,
@@ -27,10 +30,18 @@ from s5_classifier_training.framework.metrics import (
     scores,
     scores_with_intervals,
 )
+from s5_classifier_training.framework.run_warnings import (
+    above_chance,
+    dataset_notes,
+    fit_warnings,
+    judgement,
+)
+
+Task = Literal["classification", "ordinal", "regression"]
 
 SHUFFLED = "shuffled_labels"
-CHANCE_Z = 3.0
-"""Standard errors above chance from which shuffled labels raise a warning."""
+SMALL_FIT = 10_000_000
+"""Numbers in the inputs below which a second thread costs a fit more than it brings."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +50,9 @@ class Outcome:
 
     Attributes:
         results: content of ``results.json`` but for what depends on files.
-        model: the best estimator, fitted on every train row.
+        model: the best candidate, fitted on every train row.
         rows: the train split; its folds are those of the cross-validation.
-        out_of_fold: the best estimator's answers for the train rows.
+        out_of_fold: the best candidate's answers for the train rows.
         test: its answers for the test rows.
     """
 
@@ -52,27 +63,28 @@ class Outcome:
     test: Predictions
 
 
-def resolve_task(task: str, dataset: ClassifierDataset) -> baselines.Task:
-    """The task, with ``auto`` decided by the target.
+def resolve_task(task: str, dataset: ClassifierDataset) -> Task:
+    """The task, with ``auto`` decided by what the target is, never by the values it happens to have.
 
     Raises:
         UserError: a classification of activations, which are no labels.
     """
-    if task == "classification" and not dataset.target_is_label:
+    if task in ("classification", "ordinal") and not dataset.target_is_label:
         raise UserError(
-            "task: classification, but the dataset's target is a feature's activation, a continuous value; "
+            f"task: {task}, but the dataset's target is a feature's activation, a continuous value; "
             "use task: regression or auto"
         )
     if task == "regression" or not dataset.target_is_label:
         return "regression"
-    return "classification"
+    return "ordinal" if task == "ordinal" else "classification"
 
 
-def dataset_baselines(task: baselines.Task, dataset: ClassifierDataset) -> list[Baseline]:
+def dataset_baselines(task: str, dataset: ClassifierDataset) -> list[Baseline]:
     """The baselines that a dataset allows: words for sentences, the token itself for tokens."""
-    found = [baselines.majority(task, len(dataset.y)), baselines.sentence_length(task, dataset.n_tokens)]
+    kind: baselines.Task = "regression" if task == "regression" else "classification"
+    found = [baselines.majority(kind, len(dataset.y)), baselines.sentence_length(kind, dataset.n_tokens)]
     if dataset.token is None:
-        return [*found, baselines.bag_of_words(task, dataset.sentence[dataset.sentence_index])]
+        return [*found, baselines.bag_of_words(kind, dataset.sentence[dataset.sentence_index])]
     return [*found, baselines.token_identity(dataset.token)]
 
 
@@ -94,106 +106,177 @@ def run(dataset: ClassifierDataset, config: ExperimentConfig, advance: Callable[
         UserError: an estimator or the task does not suit the dataset, or there is nothing to learn.
     """
     task = resolve_task(config.task, dataset)
-    main_score = MAIN_SCORE[task]
-    y = dataset.label if task == "classification" else dataset.y.astype(np.float64)
+    candidates = _candidates(config, task, dataset)
     train, test = np.flatnonzero(~dataset.held_out), np.flatnonzero(dataset.held_out)
-    if len(test) == 0 or len(np.unique(y[train])) < 2:
-        raise UserError("the dataset needs test rows, and two different targets among its train rows")
+    y = dataset.y.astype(np.float64) if task == "regression" else dataset.label
+    _refuse_nothing_to_learn(dataset, y[train], len(test))
     folds, fewer_folds = make_folds(dataset.label[train], dataset.group[train], config.n_folds, config.seed)
-    labels = np.unique(y) if task == "classification" else None
+    labels = None if task == "regression" else np.unique(y)
     rows = TrainRows(y[train], dataset.group[train], folds, labels, config.seed)
-    normalization = dataset.metadata["normalization"]
-    models = [build(c.name, c.params, task, normalization, config.seed) for c in config.estimators]
-    train_inputs = dataset.X[train]
-    validations = [cross_validate(model, train_inputs, rows, main_score, advance) for model in models]
-    best = _best(validations)
-    model, converged = fit(models[best], train_inputs, rows, np.arange(len(train)))
-    out_of_fold = validations[best].predictions
-    test_predictions = predict(model, dataset.X[test], rows.labels)
-    in_test = scores_with_intervals(y[test], test_predictions, dataset.group[test], config.seed)
-    in_train = scores(rows.y, predict(model, train_inputs, rows.labels))
-    compared, warnings = _baseline_results(dataset, rows, models[best], train, test, y[test], advance)
+    with threadpool_limits(1 if dataset.X.size < SMALL_FIT else None):
+        outcome = _run(dataset, config, task, candidates, rows, test, advance)
+    if fewer_folds:
+        outcome.results["warnings"].insert(0, fewer_folds)
+    return outcome
 
-    candidates = [_candidate(*pair) for pair in zip(config.estimators, validations, strict=True)]
-    candidates[best]["n_unconverged"] += not converged
+
+def _candidates(config: ExperimentConfig, task: Task, dataset: ClassifierDataset) -> list[Candidate]:
+    n_inputs = dataset.X.shape[1]
+    for entry in config.estimators:
+        if entry.largest_top_k > n_inputs:
+            raise UserError(
+                f"{entry.title}: top_k asks for {entry.largest_top_k} inputs, the dataset has {n_inputs}; "
+                "lower it, or make a dataset with more"
+            )
+    normalization = dataset.metadata["normalization"]
+    return [
+        Candidate(
+            *build_searched(
+                entry.name, entry.params, task, normalization, config.seed, entry.top_k, entry.search
+            )
+        )
+        for entry in config.estimators
+    ]
+
+
+def _refuse_nothing_to_learn(dataset: ClassifierDataset, y_train: np.ndarray, n_test: int) -> None:
+    if not dataset.target_is_label and not y_train.any():
+        target = dataset.metadata["target"]
+        raise UserError(
+            f"the target, feature {target.get('feature_id')} of SAE {target.get('sae')}, never fires on a "
+            "train row, so there is nothing to learn; make the dataset again with another --target-feature"
+        )
+    if n_test == 0 or len(np.unique(y_train)) < 2:
+        raise UserError("the dataset needs test rows, and two different targets among its train rows")
+
+
+def _run(
+    dataset: ClassifierDataset,
+    config: ExperimentConfig,
+    task: Task,
+    candidates: list[Candidate],
+    rows: TrainRows,
+    test: np.ndarray,
+    advance: Callable[[], object],
+) -> Outcome:
+    main_score = MAIN_SCORE[task]
+    train_inputs = dataset.X[~dataset.held_out]
+    y_test = dataset.y[test].astype(np.float64) if rows.labels is None else dataset.label[test]
+    validations = [_validated(model, train_inputs, rows, main_score, advance) for model in candidates]
+    best, validation = _best(validations)
+    settled, settings = settle(candidates[best], train_inputs, rows, np.arange(len(rows.y)), main_score)
+    model, converged = fit(settled, train_inputs, rows, np.arange(len(rows.y)))
+    test_predictions = predict(model, dataset.X[test], rows.labels)
+    in_test = scores_with_intervals(y_test, test_predictions, dataset.group[test], config.seed)
+    in_train = scores(rows.y, predict(model, train_inputs, rows.labels))
+    compared, warnings = _baseline_results(
+        dataset, rows, main_score, candidates[best], train_inputs, test, y_test, advance
+    )
+    listed = [_listed(*pair) for pair in zip(config.estimators, validations, strict=True)]
+    listed[best]["n_unconverged"] += not converged
+    both = dict.fromkeys([main_score] if rows.labels is None else [main_score, "accuracy"])
     results = {
         "task": task,
         "main_score": main_score,
-        "best": candidates[best]["title"],
-        "cv_mean": validations[best].mean,
-        "cv_std": validations[best].std,
-        f"test_{main_score}": in_test[main_score]["value"],
-        f"train_{main_score}": in_train[main_score],
-        "n_folds": len(folds),
-        "n_train": len(train),
+        "best": listed[best]["title"],
+        "best_settings": _in_users_words(settings),
+        "cv_mean": validation.mean,
+        "cv_std": validation.std,
+        **{f"test_{score}": in_test[score]["value"] for score in both},
+        **{f"train_{score}": in_train[score] for score in both},
+        "n_folds": len(rows.folds),
+        "n_train": len(rows.y),
         "n_test": len(test),
         "n_test_sentences": len(np.unique(dataset.sentence_index[test])),
         "n_inputs": dataset.X.shape[1],
         "labels": None if rows.labels is None else rows.labels.tolist(),
         "test": in_test,
-        "estimators": candidates,
+        "estimators": listed,
         "baselines": compared,
         "warnings": [
-            *([fewer_folds] if fewer_folds else []),
-            *_fit_warnings(candidates, validations[best].n_skipped),
-            *_judgement(main_score, validations[best], in_test, compared),
+            *fit_warnings(listed, validation.n_skipped),
+            *judgement(main_score, validation, in_test, compared),
             *warnings,
-            *_dataset_notes(dataset),
+            *dataset_notes(dataset),
         ],
     }
-    return Outcome(results, model, rows, out_of_fold, test_predictions)
+    return Outcome(results, model, rows, validation.predictions, test_predictions)
 
 
-def _best(validations: list[CrossValidation]) -> int:
-    means = [-np.inf if validation.mean is None else validation.mean for validation in validations]
-    best = int(np.argmax(means))
-    if not np.isfinite(means[best]):
+def _validated(
+    candidate: Candidate,
+    inputs: np.ndarray,
+    rows: TrainRows,
+    main_score: str,
+    advance: Callable[[], object],
+) -> CrossValidation | TooFewRows:
+    """What cross-validation found, or why the candidate cannot be judged on these rows; others may be."""
+    try:
+        return cross_validate(candidate, inputs, rows, main_score, advance)
+    except TooFewRows as reason:
+        return reason
+
+
+def _best(validations: Sequence[CrossValidation | TooFewRows]) -> tuple[int, CrossValidation]:
+    """Place and cross-validation of the candidate with the highest cv_mean, the first of equals."""
+    judged = [(i, found) for i, found in enumerate(validations) if isinstance(found, CrossValidation)]
+    if not judged:
+        raise next(reason for reason in validations if isinstance(reason, TooFewRows))
+    best, validation = max(judged, key=lambda pair: -np.inf if pair[1].mean is None else pair[1].mean)
+    if validation.mean is None:
         raise UserError(
             "no fold could be scored: one target in each training or held-out part; add sentences"
         )
-    return best
+    return best, validation
 
 
-def _candidate(config: EstimatorConfig, validation: CrossValidation) -> dict[str, Any]:
+def _listed(config: EstimatorConfig, validation: CrossValidation | TooFewRows) -> dict[str, Any]:
+    if isinstance(validation, TooFewRows):
+        nothing = dict.fromkeys(("cv_mean", "cv_std", "chosen"))
+        left_out = {"fold_scores": [], "n_unconverged": 0, "left_out": str(validation)}
+        return {**config.model_dump(), "title": config.title, **nothing, **left_out}
     return {
         **config.model_dump(),
         "title": config.title,
         "cv_mean": validation.mean,
         "cv_std": validation.std,
         "fold_scores": validation.fold_scores,
+        "chosen": [_in_users_words(settings) for settings in validation.chosen] if config.search else None,
         "n_unconverged": validation.n_unconverged,
+        "left_out": None,
     }
+
+
+def _in_users_words(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {setting_name(key): value for key, value in settings.items()}
 
 
 def _baseline_results(
     dataset: ClassifierDataset,
     rows: TrainRows,
-    best_model: Any,
-    train: np.ndarray,
+    main_score: str,
+    best: Candidate,
+    train_inputs: np.ndarray,
     test: np.ndarray,
     y_test: np.ndarray,
     advance: Callable[[], object],
 ) -> tuple[dict[str, Any], list[str]]:
-    """Every baseline and the best estimator on shuffled labels, by the classifier's own protocol."""
-    task: baselines.Task = "regression" if rows.labels is None else "classification"
-    main_score = MAIN_SCORE[task]
-    shuffled = TrainRows(
-        y=np.random.default_rng(rows.seed).permutation(rows.y),
-        groups=rows.groups,
-        folds=rows.folds,
-        labels=rows.labels,
-        seed=rows.seed,
-    )
-    entries = [(b.name, b.estimator, b.inputs, rows) for b in dataset_baselines(task, dataset)]
-    entries.append((SHUFFLED, best_model, dataset.X, shuffled))
+    """Every baseline and the best candidate on shuffled labels, by the classifier's own protocol."""
+    shuffled = replace(rows, y=np.random.default_rng(rows.seed).permutation(rows.y))
+    task = "regression" if rows.labels is None else "classification"
+    train = ~dataset.held_out
+    entries = [
+        (b.name, Candidate(b.estimator), b.inputs[train], b.inputs[test], rows)
+        for b in dataset_baselines(task, dataset)
+    ]
+    entries.append((SHUFFLED, best, train_inputs, dataset.X[test], shuffled))
     compared, warnings = {}, []
-    for name, estimator, inputs, target in entries:
-        train_inputs = inputs[train]
-        validation = cross_validate(estimator, train_inputs, target, main_score, advance)
-        fitted, converged = fit(estimator, train_inputs, target, np.arange(len(train)))
-        in_test = scores_with_intervals(
-            y_test, predict(fitted, inputs[test], rows.labels), dataset.group[test], rows.seed
-        )
+    for name, candidate, fitted_inputs, test_inputs, target in entries:
+        validation = cross_validate(candidate, fitted_inputs, target, main_score, advance)
+        settled, _ = settle(candidate, fitted_inputs, target, np.arange(len(target.y)), main_score)
+        fitted, converged = fit(settled, fitted_inputs, target, np.arange(len(target.y)))
+        answers = predict(fitted, test_inputs, rows.labels)
+        in_test = scores_with_intervals(y_test, answers, dataset.group[test], rows.seed)
         compared[name] = {
             "cv_mean": validation.mean,
             "cv_std": validation.std,
@@ -208,71 +291,3 @@ def _baseline_results(
                 "the model, so no score of this run can be trusted"
             )
     return compared, warnings
-
-
-def above_chance(shuffled: np.ndarray, predictions: Predictions) -> bool:
-    """Whether out-of-fold answers tell shuffled targets better than chance allows, by `CHANCE_Z`.
-
-    In a classification the share of right answers is held against the commonest label's share, in a
-    regression Spearman's correlation against 0.
-
-    Args:
-        shuffled: [n_rows], the shuffled targets that the model was fitted on.
-        predictions: out-of-fold, NaN where a fold was left out.
-    """
-    known = np.isfinite(predictions.predicted)
-    target, predicted = shuffled[known], predictions.predicted[known]
-    n_rows = len(target)
-    if n_rows < 2:
-        return False
-    if predictions.labels is None:
-        correlation = spearman(target, predicted)
-        return correlation is not None and correlation * np.sqrt(n_rows - 1) > CHANCE_Z
-    chance = float(np.unique(target, return_counts=True)[1].max() / n_rows)
-    error = np.sqrt(max(chance * (1 - chance), 1 / n_rows) / n_rows)
-    return bool((np.mean(target == predicted) - chance) / error > CHANCE_Z)
-
-
-def _fit_warnings(candidates: list[dict[str, Any]], n_skipped: int) -> list[str]:
-    warnings = [
-        f"{candidate['title']}: {candidate['n_unconverged']} fits did not converge; "
-        "raise max_iter or regularise more"
-        for candidate in candidates
-        if candidate["n_unconverged"]
-    ]
-    if n_skipped:
-        warnings.append(f"{n_skipped} folds left out: their training part has a single label")
-    return warnings
-
-
-def _dataset_notes(dataset: ClassifierDataset) -> list[str]:
-    notes = list(dataset.metadata["notes"])
-    if dataset.metadata["demonstration"]:
-        notes.append("made with the demonstration model: these numbers say nothing about a real model")
-    return notes
-
-
-def _judgement(
-    main_score: str, validation: CrossValidation, in_test: dict[str, Any], compared: dict[str, Any]
-) -> list[str]:
-    """What a reader should know before believing the test score."""
-    warnings = []
-    score, cv_mean = in_test[main_score], validation.mean
-    if score["value"] is None or cv_mean is None:
-        return [f"test_{main_score} has no value: the test rows have a single target"]
-    if score["low"] is None:
-        warnings.append("no interval: the test rows belong to too few groups")
-    elif score["low"] == score["high"]:
-        warnings.append("the interval has no width: too few test sentences to say more")
-    elif not score["low"] <= cv_mean <= score["high"]:
-        warnings.append(
-            f"cv_mean {cv_mean:.3f} lies outside the test interval "
-            f"[{score['low']:.3f}, {score['high']:.3f}]: believe neither before looking at predictions.csv"
-        )
-    for name, entry in compared.items():
-        rival = entry[f"test_{main_score}"]
-        if rival is not None and rival >= score["value"]:
-            warnings.append(
-                f"baseline {name} is at least as good on test: {rival:.3f} against {score['value']:.3f}"
-            )
-    return warnings

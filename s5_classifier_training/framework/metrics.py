@@ -10,7 +10,7 @@ from concept_evaluation import metrics
 from concept_evaluation.bootstrap import bootstrap_intervals
 from s5_classifier_training.framework.tables import number
 
-MAIN_SCORE = {"classification": "accuracy", "regression": "r2"}
+MAIN_SCORE = {"classification": "accuracy", "ordinal": "quadratic_weighted_kappa", "regression": "r2"}
 """The score that cv_mean, the choice of the best estimator and test_... / train_... speak of."""
 
 
@@ -37,9 +37,9 @@ class Predictions:
 def scores(target: np.ndarray, predictions: Predictions) -> dict[str, float | None]:
     """Every score of a task; None where one has no value.
 
-    A classification is scored by accuracy, macro_f1, quadratic_weighted_kappa, mae (of the predicted
-    label), spearman and auroc_3_vs_0 (both of the expected label, the mean of the labels under the
-    predicted probabilities) and log_loss. A regression is scored by r2, mae and spearman.
+    Labels are scored by accuracy, macro_f1, quadratic_weighted_kappa, mae (of the predicted label), spearman
+    and auroc_3_vs_0 (both of the expected label, the mean of the labels under the predicted probabilities),
+    log_loss, brier_score and expected_calibration_error. A regression is scored by r2, mae and spearman.
 
     Args:
         target: [n_rows].
@@ -64,6 +64,8 @@ def scores(target: np.ndarray, predictions: Predictions) -> dict[str, float | No
         "spearman": metrics.spearman(target, expected_label),
         "auroc_3_vs_0": metrics.auroc(expected_label[extreme], target[extreme] == 3),
         "log_loss": metrics.log_loss(target, probabilities, labels),
+        "brier_score": metrics.brier_score(target, probabilities, labels),
+        "expected_calibration_error": metrics.expected_calibration_error(target, probabilities, labels),
     }
 
 

@@ -17,9 +17,9 @@ from s5_classifier_training.framework.experiment_folder import (
     RESULTS,
     WORKING,
     Version,
-    altered_files,
     find_experiment,
     find_version,
+    refuse_altered,
     versions,
 )
 
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_to_lose(experiment)
     restore(experiment, version)
     add_note(experiment / WORKING / NOTES, version, arguments.note)
+    warn_of_other_dataset(experiment / WORKING, version)
     print(
         f"{experiment / WORKING}: restored from {version.folder.name}; change {INPUTS[0]}, then run train.py"
     )
@@ -86,16 +87,30 @@ def restore(experiment: Path, version: Version) -> None:
     Raises:
         UserError: a file of the version is missing or was changed.
     """
+    refuse_altered(version)
     checksums: dict[str, str] = version.content["checksums"]
-    altered = altered_files(version.folder, checksums)
-    if altered:
-        raise UserError(f"{version.folder / altered[0]}: missing or changed since the version was made")
     working = experiment / WORKING
     for name in reversed(OUTPUTS):
         (working / name).unlink(missing_ok=True)
     for name in sorted(checksums, key=lambda name: name == RESULTS):
         with atomic_path(working / name) as temporary:
             shutil.copyfile(version.folder / name, temporary)
+
+
+def warn_of_other_dataset(working: Path, version: Version) -> None:
+    """Say so where training again would not read the dataset that the version was trained on."""
+    from s5_classifier_training.framework.config import load_dataset_path
+
+    try:
+        path = load_dataset_path(working)
+    except UserError as error:
+        log.warning(f"warning: {error}")
+        return
+    if sha256_of_file(path) != version.content["dataset"]["sha256"]:
+        log.warning(
+            f"warning: {path} is not the dataset that {version.folder.name} was trained on; a training will "
+            "not repeat its results"
+        )
 
 
 def add_note(path: Path, version: Version, note: str) -> None:

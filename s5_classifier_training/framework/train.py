@@ -21,10 +21,12 @@ from s5_classifier_training.framework.experiment_folder import (
     RESULTS_FORMAT_VERSION,
     WORKING,
     find_experiment,
+    shipped_experiments,
 )
 
 if TYPE_CHECKING:
     from s4_classifier_data_prep.classifier_dataset import ClassifierDataset
+    from s5_classifier_training.framework.config import ExperimentConfig
     from s5_classifier_training.framework.experiment_run import Outcome
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ over those of an earlier training; checkpoint.py keeps a version.
 
 example:
   python framework/train.py d3_hidden_to_concept
+  python framework/train.py --all
 """
 
 
@@ -47,43 +50,56 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=HelpFormatter)
     parser.add_argument(
         "experiments",
-        nargs="+",
+        nargs="*",
         metavar="EXPERIMENT",
         help="a folder inside s5_classifier_training, by name, or the path of an experiment's folder",
     )
+    parser.add_argument("--all", action="store_true", help="every experiment inside s5_classifier_training")
     return parser
 
 
 @exit_codes
 def main(argv: Sequence[str] | None = None) -> int:
     """Train each experiment that the command line names."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.all == bool(arguments.experiments):
+        parser.error("name one or more experiments, or give --all")
     configure_logging("s5_classifier_training")
-    folders = [find_experiment(name) for name in arguments.experiments]
-    for folder in folders:
-        train(folder)
+    names = shipped_experiments() if arguments.all else arguments.experiments
+    folders = [find_experiment(name) for name in names]
+
+    from s5_classifier_training.framework.config import load_dataset_path, load_experiment_config
+
+    # A mistake in the last experiment is told before the first one trains.
+    prepared = [
+        (folder, load_experiment_config(folder / WORKING), load_dataset_path(folder / WORKING))
+        for folder in folders
+    ]
+    for folder, config, dataset_path in prepared:
+        train(folder, config, dataset_path)
     return 0
 
 
-def train(folder: Path) -> None:
+def train(folder: Path, config: "ExperimentConfig", dataset_path: Path) -> None:
     """Train one experiment, write its outputs into ``working/`` and print its tables.
 
+    Args:
+        folder: the experiment's.
+        config: its ``config.yaml``.
+        dataset_path: the NPZ that its ``dataset.config`` names.
+
     Raises:
-        UserError: a configuration, the dataset, or their combination is not usable.
+        UserError: the dataset, or its combination with the configuration, is not usable.
     """
-    from s5_classifier_training.framework.config import load_dataset_path, load_experiment_config
-
-    watch = Stopwatch()
-    working = folder / WORKING
-    config = load_experiment_config(working)
-    dataset_path = load_dataset_path(working)
-
     # Imported after the cheap checks: scikit-learn takes longer than they do.
     from tqdm import tqdm
 
     from s4_classifier_data_prep.classifier_dataset import read_dataset
     from s5_classifier_training.framework import experiment_run
 
+    watch = Stopwatch()
+    working = folder / WORKING
     inputs = {name: sha256_of_file(working / name) for name in INPUTS}
     dataset = read_dataset(dataset_path)
     log.info(f"{folder.name}: settings: {config.model_dump(mode='json')}")
@@ -131,7 +147,7 @@ def prediction_table(
         else list(zip(dataset.position, dataset.token, strict=True))
     )
     columns = [
-        *("split", "fold", "sentence_index"),
+        *("split", "fold", "sentence_index", "group"),
         *(("position", "token") if of_token else ()),
         *("sentence", "concept_strength_label", "target", "predicted"),
         *([] if labels is None else [f"probability_{label}" for label in labels]),
@@ -148,7 +164,8 @@ def prediction_table(
                 probabilities = [] if predictions.probabilities is None else predictions.probabilities[place]
                 values = (dataset.y[row], predictions.predicted[place], *probabilities)
                 yield [
-                    *(split, fold_of_row[place] if split == "train" else None, sentence_index),
+                    *(split, fold_of_row[place] if split == "train" else None),
+                    *(sentence_index, dataset.group[row]),
                     *(of_token[row] if of_token else ()),
                     *(dataset.sentence[sentence_index], dataset.label[row]),
                     *(f"{value:.6g}" if np.isfinite(value) else None for value in values),

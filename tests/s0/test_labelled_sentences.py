@@ -5,6 +5,7 @@ from pipeline_common.errors import UserError
 from s0_dataset_generation.labelled_sentences import (
     assign_split,
     read_labelled_sentences,
+    read_unlabelled_sentences,
     write_labelled_sentences,
 )
 
@@ -43,6 +44,18 @@ def test_bad_files_are_named_with_line_and_remedy(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as caught:
         read_labelled_sentences(path)
     assert str(path) in str(caught.value)
+
+
+def test_sentences_need_no_labels_where_none_are_asked_for(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("source,sentence,concept_strength_label\na,One.,\nb,Two.,7\n", encoding="utf-8")
+    data = read_unlabelled_sentences(path)
+    assert data.sentences == ["One.", "Two."]
+    assert len(data.labels) == 0
+    assert data.further_columns == {"source": ["a", "b"], "concept_strength_label": ["", "7"]}
+    path.write_text("text\nOne.\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"column 'sentence' is missing.*a CSV of sentences needs sentence"):
+        read_unlabelled_sentences(path)
 
 
 def test_missing_file_and_wrong_encoding(tmp_path):

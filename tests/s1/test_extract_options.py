@@ -124,6 +124,9 @@ def test_limit_takes_the_first_sentences(labelled_csv, tiny_configuration, tmp_p
         (["--l0", "20"], [0, 1, 2], [(0, 24), (1, 24), (2, 24)]),
         (["--l0", "16"], [0, 1, 2], [(0, 8), (1, 8), (2, 8)]),  # as near to both: the sparser
         (["--max-l0", "23", "--layers", "1-2"], [1, 2], [(1, 8), (2, 8)]),
+        (["--saes", "layer_00_l0_24, layer_02_l0_8"], [0, 1, 2], [(0, 24), (2, 8)]),
+        (["--saes", "none", "--layers", "0-1"], [0, 1], []),
+        (["--saes", "none", "--layers", "none"], [], []),
     ],
 )
 def test_layers_and_saes_are_selected(
@@ -147,6 +150,8 @@ def test_layers_and_saes_are_selected(
             "no SAE of the configuration is left by --layers, --saes, --max-l0 or --l0",
         ),
         (["--max-l0", "5"], "l0 from 8 upwards"),
+        (["--layers", "1", "--saes", "layer_00_l0_8"], "no SAE of the configuration is left"),
+        (["--saes", "layer_00_l0_9"], "the configuration has no SAE layer_00_l0_9"),
         (["--layers", "0,9"], "--layers: the model model has the layers 0 to 2"),
         (["--model", "no/such/folder"], "model no/such/folder cannot be loaded"),
         (["--sae-root", "."], "neither params.npz nor sae_weights.safetensors there"),
@@ -162,6 +167,25 @@ def test_a_selection_that_is_not_there_is_named(
     assert main(arguments(labelled_csv, tmp_path / "store", tiny_configuration, *more)) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
+
+
+def test_sentences_without_labels(finished_store, tiny_configuration, tmp_path, capsys):
+    """The same files, but nothing is split and there are no labels to read."""
+    csv = tmp_path / "new.csv"
+    csv.write_text("sentence\n" + "".join(f'"{sentence}"\n' for sentence, _ in SENTENCES))
+    assert main(arguments(csv, tmp_path / "store", tiny_configuration)) == 1
+    assert "column 'concept_strength_label' is missing" in capsys.readouterr().err
+    assert main(arguments(csv, tmp_path / "store", tiny_configuration, "--unlabelled")) == 0
+    part, whole = contents(tmp_path / "store"), contents(finished_store)
+    assert {name for name in whole if part[name] != whole[name]} == {"manifest.json", "sentences.csv"}
+    reader = FeatureStore(tmp_path / "store")
+    assert reader.held_out.all()
+    assert len(set(reader.groups)) == len(SENTENCES)
+    with pytest.raises(UserError, match="made with --unlabelled, so it has no labels"):
+        _ = reader.labels
+    one = arguments(csv, tmp_path / "one", tiny_configuration, "--unlabelled", "--limit", "1")
+    assert main(one) == 0
+    assert FeatureStore(tmp_path / "one").sentences == [SENTENCES[0][0]]
 
 
 def test_another_model_from_a_local_folder(

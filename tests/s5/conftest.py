@@ -1,4 +1,5 @@
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from concept_evaluation.bootstrap import bootstrap_intervals
 from s4_classifier_data_prep.classifier_dataset import ClassifierDataset, write_dataset
-from s5_classifier_training.framework import metrics
+from s5_classifier_training.framework import metrics, train
 
 LOGISTIC = "estimators:\n  - name: logistic\n    params: {C: 0.1}\n"
 RIDGE = "estimators:\n  - name: ridge\n    params: {alpha: 10}\n"
@@ -90,3 +91,23 @@ def make_experiment(tmp_path) -> MakeExperiment:
         return working.parent
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """One training for the whole session; the tests work on copies."""
+    root = tmp_path_factory.mktemp("versions")
+    working = root / "d3_test" / "working"
+    working.mkdir(parents=True)
+    write_dataset(root / "d.npz", synthetic_dataset())
+    (working / "dataset.config").write_text("dataset: ../../d.npz\n")
+    (working / "config.yaml").write_text("estimators:\n  - name: logistic\n")
+    assert train.main([str(working.parent)]) == 0
+    return root
+
+
+@pytest.fixture
+def experiment(trained_once, tmp_path):
+    """A trained experiment, to be done with as a test likes."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "d3_test"

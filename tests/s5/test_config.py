@@ -26,11 +26,21 @@ def test_a_valid_file_is_read_and_frozen(tmp_path):
     ("text", "message"),
     [
         (VALID + "folds: 5\n", r"config\.yaml: folds: unknown key; the keys here are task, seed, n_folds"),
-        (VALID + "    alpha: 3\n", r"estimators\.0\.alpha: unknown key; the keys here are name, params"),
+        (VALID + "C: 0.1\n", r"C: unknown key; .* an estimator's own parameters stand under its params"),
+        (VALID + "    alpha: 3\n", r"\.0\.alpha: unknown key; .* name, params, top_k, search; an est"),
+        (VALID + "    seed: 3\n", r"estimators\.0\.seed: misplaced key; it belongs at the top of"),
+        (VALID + "params: {C: 1}\n", r"params: misplaced key; it belongs in an entry of estimators"),
+        (VALID + "dataset: d.npz\n", r"dataset: misplaced key; it belongs in dataset\.config"),
+        (VALID.replace("10", "1e-3"), r"params\.alpha.*: 1e-3 is text to YAML; write it as 0\.001"),
+        (VALID + "    search: {alpha: [1, 2]}\n", r"estimators\.0: alpha is both set and searched; keep one"),
+        (VALID + "    top_k: 5\n    search: {top_k: [1, 2]}\n", r"top_k is both set and searched"),
+        (VALID + "    search: {tol: []}\n", r"search\.tol: .*at least 1 item"),
+        (VALID + "    search: {top_k: [0, 5]}\n", r"search: top_k takes whole numbers from 1, found"),
+        (VALID + "    top_k: 0\n", r"top_k: .*greater than or equal to 1, found 0"),
         ("task: auto\n", r"estimators: this key is missing"),
         ("estimators: []\n", r"estimators: .*at least 1 item"),
         ("estimators:\n  - params: {C: 1}\n", r"estimators\.0\.name: this key is missing"),
-        ("estimators:\n  - name: xgboost\n", r"estimators\.0\.name: 'xgboost' is none of logistic, ridge"),
+        ("estimators:\n  - name: xgboost\n", r"\.0\.name: 'xgboost' is none of logistic, ordinal, ridge"),
         (VALID.replace("auto", "guess"), r"task: .*'classification'.*found 'guess'"),
         (VALID.replace("n_folds: 4", "n_folds: 1"), r"n_folds: .*greater than or equal to 2, found 1"),
         (VALID.replace("seed: 3", "seed: x"), r"seed: .*valid integer.*found 'x'"),
@@ -77,7 +87,22 @@ def test_a_missing_dataset_names_the_command_that_makes_it(tmp_path):
         load_dataset_path(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["d1_embedding_to_feature", "d2_hidden_to_feature", "d3_hidden_to_concept"])
+def test_a_key_of_the_other_file_is_misplaced(tmp_path):
+    (tmp_path / "dataset.config").write_text("dataset: d.npz\nn_folds: 5\n")
+    with pytest.raises(UserError, match=r"n_folds: misplaced key; it belongs at the top of config\.yaml"):
+        load_dataset_path(tmp_path)
+
+
+def test_a_title_tells_what_is_set_and_what_is_searched(tmp_path):
+    text = "estimators:\n  - name: logistic\n    top_k: 5\n    search: {C: [0.1, 1.0]}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    assert load_experiment_config(tmp_path).estimators[0].title == "logistic top_k=5 C of [0.1, 1.0]"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["d1_embedding_to_feature", "d2_hidden_to_feature", "d3_hidden_to_concept", "d4_sae_to_concept"],
+)
 def test_shipped_experiments_are_valid_and_say_how_their_dataset_is_made(name, tmp_path):
     assert name in shipped_experiments()
     working = EXPERIMENTS / name / "working"

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from pipeline_common.errors import UserError
 from s5_classifier_training.framework.estimators import ESTIMATORS, build
 from s5_classifier_training.framework.evaluation import TrainRows, cross_validate, fit, make_folds, predict
-from s5_classifier_training.framework.experiment_run import above_chance
+from s5_classifier_training.framework.run_warnings import above_chance
 
 LABELS = np.array([0, 1, 2, 3])
 
@@ -174,7 +174,7 @@ def test_more_neighbours_than_rows_is_a_user_error():
     inputs, y = _signal(8)
     model = build("k_nearest", {}, "classification", "standardize", 0)
     fitted, _ = fit(model, inputs, _rows(y), np.arange(8))
-    with pytest.raises(UserError, match="KNeighborsClassifier cannot predict: Expected n_neighbors"):
+    with pytest.raises(UserError, match="KNeighborsClassifier cannot predict from so few rows: Expected"):
         predict(fitted, inputs, LABELS)
 
 

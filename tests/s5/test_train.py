@@ -9,6 +9,8 @@ from sklearn.metrics import accuracy_score
 
 from s4_classifier_data_prep.classifier_dataset import read_dataset
 from s4_classifier_data_prep.generate_datasets import main as generate_datasets
+from s5_classifier_training.framework import experiment_folder
+from s5_classifier_training.framework.experiment_folder import EXPERIMENTS
 from s5_classifier_training.framework.train import main
 from tests.s5.conftest import LOGISTIC, RIDGE, synthetic_dataset
 from tests.synthetic_store import write_synthetic_store
@@ -40,6 +42,8 @@ def test_a_classification_writes_results_predictions_picture_and_model(make_expe
         "spearman",
         "auroc_3_vs_0",
         "log_loss",
+        "brier_score",
+        "expected_calibration_error",
     }
     for score in results["test"].values():
         assert score["low"] <= score["value"] <= score["high"]
@@ -255,7 +259,70 @@ def test_an_unknown_experiment_stops_before_any_training(make_experiment, capsys
     assert not (folder / "working" / "results.json").exists()
 
 
-def test_no_experiment_is_wrong_usage():
+@pytest.mark.parametrize("argv", [[], ["--all", "d3_hidden_to_concept"]])
+def test_no_experiment_is_wrong_usage_and_so_is_all_with_names(argv):
     with pytest.raises(SystemExit) as ended:
-        main([])
+        main(argv)
     assert ended.value.code == 2
+
+
+def test_all_trains_every_experiment_of_the_stage(make_experiment, monkeypatch):
+    first = make_experiment("first")
+    second = make_experiment("second", synthetic_dataset(target="activation"), RIDGE)
+    monkeypatch.setattr(experiment_folder, "EXPERIMENTS", first.parent)
+    assert main(["--all"]) == 0
+    assert _results(first)["task"] == "classification"
+    assert _results(second)["task"] == "regression"
+
+
+def test_a_mistake_in_one_experiment_is_told_before_another_trains(make_experiment, capsys):
+    good = make_experiment("good")
+    bad = make_experiment("bad", config="estimators:\n  - name: logistic\nalpha: 1\n")
+    assert main([str(good), str(bad)]) == 1
+    assert "alpha: unknown key" in capsys.readouterr().err
+    assert not (good / "working" / "results.json").exists()
+
+
+def test_sparse_features_chosen_and_searched_in_each_fold(make_experiment, tmp_path, capsys):
+    store = write_synthetic_store(tmp_path / "store", n_sentences=60, density=0.3)
+    output = tmp_path / "d.npz"
+    argv = ["--strategy", "sae-to-concept", "--layers", "0-1", "--target-l0", "8"]
+    assert generate_datasets([*argv, "--input", str(store), "--output", str(output)]) == 0
+    shipped = EXPERIMENTS / "d4_sae_to_concept" / "working" / "config.yaml"
+    folder = make_experiment(dataset=read_dataset(output), config=shipped.read_text())
+    assert main([str(folder)]) == 0
+    results = _results(folder)
+    assert [entry["top_k"] for entry in results["estimators"]] == [1, 5, 20, 100]
+    assert all(len(entry["chosen"]) == 5 for entry in results["estimators"])
+    assert results["cv_mean"] > 0.4  # the planted feature of each SAE grows with the label
+    assert "top_k=100" in capsys.readouterr().out
+    model = skops.io.load(folder / "working" / "model.skops", trusted=results["model_types"])
+    predicted = [row["predicted"] for row in _predictions(folder) if row["split"] == "test"]
+    dataset = read_dataset(output)
+    assert [str(label) for label in model.predict(dataset.X[dataset.held_out])] == predicted
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("d1_embedding_to_feature", ["--target-layer", "1", "--target-l0", "8", "--target-feature", "3"]),
+        ("d2_hidden_to_feature", ["--target-layer", "1", "--target-l0", "8", "--target-feature", "3"]),
+        ("d3_hidden_to_concept", ["--layers", "0-1"]),
+    ],
+)
+def test_shipped_configurations_run_as_they_are(make_experiment, tmp_path, name, strategy):
+    store = write_synthetic_store(tmp_path / "store", n_sentences=60)
+    question = name.split("_", 1)[1].replace("_", "-")
+    argv = ["--strategy", question, *strategy, "--input", str(store), "--output", str(tmp_path / "d.npz")]
+    assert generate_datasets(argv) == 0
+    shipped = EXPERIMENTS / name / "working" / "config.yaml"
+    folder = make_experiment(dataset=read_dataset(tmp_path / "d.npz"), config=shipped.read_text())
+    assert main([str(folder)]) == 0
+    assert _results(folder)["cv_mean"] is not None
+
+
+def test_an_ordinal_task_is_shown_with_its_own_score(make_experiment, capsys):
+    folder = make_experiment(config="task: ordinal\nestimators:\n  - name: ordinal\n")
+    assert main([str(folder)]) == 0
+    assert "test_quadratic_weighted_kappa [95% interval]" in capsys.readouterr().out
+    assert (folder / "working" / "confusion_matrix.png").is_file()
