@@ -125,7 +125,7 @@ def random_states(labels: np.ndarray, sentence: np.ndarray, rng: np.random.Gener
     """
     weight = np.arange(1, N_FACTORS + 1) ** -0.5
     factors = rng.normal(size=(len(labels), N_FACTORS))
-    factors[:, 5:25] += 0.35 * labels[:, None]
+    factors[:, 5:25] += 0.1 * labels[:, None]
     directions = rng.normal(size=(N_FACTORS, D_MODEL))
     states = ((factors * weight) @ directions).astype(np.float32)[sentence]
     states += rng.standard_normal(states.shape, dtype=np.float32)

@@ -15,7 +15,7 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths C of the L2 penalty, on standardised inputs."""
 
 _RANK_TOLERANCE = 1e-10
-_TOLERANCE = 5e-6
+_TOLERANCE = 3e-6
 _MAX_ITER = 2000
 _SMALLEST_CURVATURE = 1e-6
 
