@@ -7,13 +7,13 @@ The store is synthetic: 1,000 sentences of 20 tokens, 135 SAEs of 16,384 feature
 are active on a token and 6% somewhere in a sentence, so ``final`` pooling gives the sparse case and ``max``
 pooling the dense one. First the loop and this stage must give the same metrics on a sample of features. Then
 both are timed, one process and one thread each: the loop on the sample, extrapolated to all features, this
-stage on a whole SAE. Last, the whole command runs on the store, in a process of its own.
+stage on a whole SAE. Last, the whole command runs on the store, in a process of its own. Without --quick it
+also runs on a store with hidden states, so that probes and random directions are part of it.
 """
 
 import argparse
 import itertools
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -37,21 +37,38 @@ from s1_compute_all_features.feature_store import (
     TokenTable,
     block_file_names,
     block_folder,
+    hidden_file_name,
     sae_as_json,
     sae_file_name,
     write_manifest,
     write_sentences,
 )
 from s2_find_top_features.feature_metrics import LabelledColumns
-from s2_find_top_features.ranking import Split, Thresholds, score_features
+from s2_find_top_features.scoring import Split, Thresholds, score_features
 from s2_find_top_features.sparse_columns import SparseColumns
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "s2_find_top_features" / "analyze_features.py"
+MEASURED = """
+import sys
+from s2_find_top_features.analyze_features import main
+code = main(sys.argv[1:])
+try:
+    lines = open("/proc/self/status").read().splitlines()
+    print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")))
+except OSError:  # not Linux
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(peak if sys.platform == "darwin" else peak * 1024)
+raise SystemExit(code)
+"""
+"""The command, and after it a line with the peak resident bytes of its process."""
+
 
 N_SENTENCES = 1000
 N_TOKENS = 20
 N_SAES = 135
+N_LAYERS = 26
+D_MODEL = 2304
 N_FEATURES = 16_384
 SHARE_OF_SENTENCE = 0.073  # of the features could fire in a sentence
 SHARE_OF_TOKEN = 0.083  # of those fire on a token: 0.6% a token, 6% a sentence
@@ -61,8 +78,18 @@ RELATIVE = 1e-9
 THRESHOLDS = Thresholds(0.4, 0.5, 0.2)
 
 
-def write_store(folder: Path, n_saes: int, n_distinct: int, rng: np.random.Generator) -> None:
-    """A store of n_saes, of which n_distinct differ; the others are hard links to their files."""
+def write_store(
+    folder: Path, n_saes: int, n_distinct: int, rng: np.random.Generator, d_model: int = 0
+) -> None:
+    """A store of n_saes, of which n_distinct differ; the others are hard links to their files.
+
+    Args:
+        folder: where to write.
+        n_saes: SAEs of the store.
+        n_distinct: how many of them differ.
+        rng: of everything in it.
+        d_model: of the hidden states of `N_LAYERS` layers, all links to one file of noise; 0 stores none.
+    """
     n_tokens = N_SENTENCES * N_TOKENS
     position = np.tile(np.arange(N_TOKENS), N_SENTENCES)
     tokens = TokenTable(
@@ -74,10 +101,19 @@ def write_store(folder: Path, n_saes: int, n_distinct: int, rng: np.random.Gener
     )
     saes = [
         StoredSae(
-            f"sae_{k:03d}", k // 5, 20 + k % 5, N_FEATURES, f"blocks.{k // 5}.hook_resid_post", "", "", "", ""
+            f"sae_{k:03d}",
+            k % N_LAYERS,
+            20 + k // N_LAYERS,
+            N_FEATURES,
+            f"blocks.{k % N_LAYERS}.hook_resid_post",
+            "",
+            "",
+            "",
+            "",
         )
         for k in range(n_saes)
     ]
+    layers = list(range(N_LAYERS)) if d_model else []
     writer = BlockWriter(folder, 0)
     writer.write_tokens(tokens)
     writer.write_states(EMBEDDINGS, np.zeros((n_tokens, 1), dtype=np.float32))
@@ -87,6 +123,12 @@ def write_store(folder: Path, n_saes: int, n_distinct: int, rng: np.random.Gener
         else:
             place = block_folder(folder, 0)
             os.link(place / sae_file_name(saes[k % n_distinct].name), place / sae_file_name(sae.name))
+    for layer in layers:
+        if layer == 0:
+            writer.write_states(0, rng.standard_normal((n_tokens, d_model), dtype=np.float32))
+        else:
+            place = block_folder(folder, 0)
+            os.link(place / hidden_file_name(0), place / hidden_file_name(layer))
     names = block_file_names([], [])
     block = {"n_sentences": N_SENTENCES, "n_tokens": n_tokens, "sha256": writer.close(names)}
     columns: dict[str, Sequence[object]] = {
@@ -100,12 +142,12 @@ def write_store(folder: Path, n_saes: int, n_distinct: int, rng: np.random.Gener
         "n_tokens": [N_TOKENS] * N_SENTENCES,
     }
     write_sentences(folder, columns)
-    model = {"id": "synthetic", "revision": "", "d_model": 1, "demonstration": False}
+    model = {"id": "synthetic", "revision": "", "d_model": d_model or 1, "demonstration": False}
     content = {
         "complete": True,
         "model": model,
         "saes": [sae_as_json(sae) for sae in saes],
-        "layers": [],
+        "layers": layers,
         "input": {"file": "synthetic.csv", "sha256": "0" * 64},
         "blocks": [block],
     }
@@ -206,15 +248,41 @@ def fastest(work: Callable[[], object], n_times: int) -> float:
 
 
 def whole_command(store: Path, results: Path) -> tuple[float, int]:
-    """Seconds and peak resident bytes of the command, in a process of its own, imports included."""
-    command = [sys.executable, str(SCRIPT), "--input", str(store), "--output", str(results)]
+    """Seconds and peak resident bytes of the command, in a process of its own, imports included.
+
+    The process reads its own mark when it is done: what its parent needed is not in it.
+    """
+    command = [sys.executable, "-c", MEASURED, "--input", str(store), "--output", str(results)]
     start = time.perf_counter()
-    ran = subprocess.run(command, capture_output=True, text=True)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     seconds = time.perf_counter() - start
     if ran.returncode:
         raise SystemExit(f"analyze_features.py failed:\n{ran.stderr}")
-    in_kibibytes = 1 if sys.platform == "darwin" else 1024
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * in_kibibytes
+    return seconds, int(ran.stdout.splitlines()[-1])
+
+
+def whole_ranking(folder: Path, quick: bool, rng: np.random.Generator) -> dict[str, float]:
+    """Time the whole command on the store in the folder; without ``quick`` also on two others."""
+    print("\nthe whole command: max pooling, 200 permutations, held-out metrics of all features, stability")
+    figures: dict[str, float] = {}
+    if not quick:
+        few = N_SAES // 9
+        write_store(folder / "few", few, few, rng)
+        _, peak = whole_command(folder / "few", folder / "results_of_few")
+        print(f"  {few} SAEs: peak memory {peak / 2**30:.2f} GiB")
+        figures["peak_memory_bytes_of_15_saes"] = peak
+    seconds, peak = whole_command(folder / "store", folder / "results")
+    print(f"  {N_SAES} SAEs: {seconds:.1f} s, peak memory {peak / 2**30:.2f} GiB")
+    figures |= {"seconds_full": seconds, "peak_memory_bytes": peak}
+    if not quick:
+        write_store(folder / "with_states", N_SAES, N_DISTINCT_QUICK, rng, D_MODEL)
+        seconds, peak = whole_command(folder / "with_states", folder / "results_with_states")
+        print(
+            f"  {N_SAES} SAEs, probes of {N_LAYERS} layers x {D_MODEL} and random directions included: "
+            f"{seconds:.1f} s, peak memory {peak / 2**30:.2f} GiB"
+        )
+        figures["seconds_full_with_probes"] = seconds
+    return figures
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -251,16 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  SciPy loop   {loop:9.2f} s for one SAE, extrapolated from {N_SAMPLED} features")
             print(f"  this stage   {ours:9.4f} s for one SAE")
             print(f"  ratio        {loop / ours:9.0f}")
-        print("\nthe whole command, max pooling, 200 permutations, held-out metrics, from the store on disk:")
-        if not arguments.quick:
-            few = folder / "few"
-            write_store(few, N_SAES // 9, N_SAES // 9, rng)
-            _, peak = whole_command(few, folder / "results_of_few")
-            print(f"  {N_SAES // 9} SAEs: peak memory {peak / 2**30:.2f} GiB")
-            figures["peak_memory_bytes_of_15_saes"] = peak
-        seconds, peak = whole_command(folder / "store", folder / "results")
-        print(f"  {N_SAES} SAEs: {seconds:.1f} s, peak memory {peak / 2**30:.2f} GiB")
-        figures |= {"seconds_full": seconds, "peak_memory_bytes": peak}
+        figures |= whole_ranking(folder, arguments.quick, rng)
     if arguments.json is not None:
         write_json(arguments.json, figures)
     return 0

@@ -64,8 +64,14 @@ def _number(text: str, kind: type[Number]) -> Number:
         ) from None
 
 
+MAX_INDEX = 9999
+
+
 def index_ranges(text: str) -> list[int]:
-    """Indices from ranges and lists, mixed: ``0-5``, ``0,3,7``, ``0-2,8,10-12``. Ascending, each once."""
+    """Indices from ranges and lists, mixed: ``0-5``, ``0,3,7``, ``0-2,8,10-12``. Ascending, each once.
+
+    An index is at most `MAX_INDEX`: a range of a slip of the finger would fill the memory.
+    """
     indices: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
@@ -77,6 +83,8 @@ def index_ranges(text: str) -> list[int]:
         last = int(match[2]) if match[2] else first
         if last < first:
             raise argparse.ArgumentTypeError(f"range {part.strip()!r} runs backwards; write {last}-{first}")
+        if last > MAX_INDEX:
+            raise argparse.ArgumentTypeError(f"{last} in {text!r} is over {MAX_INDEX}")
         indices.update(range(first, last + 1))
     return sorted(indices)
 

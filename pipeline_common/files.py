@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -11,11 +12,14 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from pipeline_common.errors import UserError
+from pipeline_common.errors import UserError, cannot_write
+
+TEMPORARY = re.compile(r"\..+\.(\d{1,10})\.tmp(\.[^.]*)?")
+"""Names of what `atomic_path` and `scratch_folder` leave when their process, group 1, is killed."""
 
 
 @contextlib.contextmanager
@@ -60,15 +64,46 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The parent folder is made where it is missing. After an error the temporary file is removed and
     ``path`` is what it was before. The suffix is kept, since savers such as matplotlib read it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(temporary_names(path, os.getpid())[0])
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        told = cannot_write(path, error)
+        # A source that may not be read is not the fault of the place that is written.
+        if told is None or error.filename not in (None, str(temporary), str(path), str(path.parent)):
+            raise
+        raise told from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty hidden sibling of ``path`` that is deleted when the block ends, whatever is in it then.
+
+    On the same disk as ``path``, so that what was made in it takes its place by a rename.
+    """
+    folder = path.with_name(temporary_names(path, os.getpid())[1])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        told = cannot_write(path, error)
+        if told is None:
+            raise
+        raise told from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary_names(path: Path, process: int) -> tuple[str, str]:
+    """What a process calls a file before it is ``path``, and a folder before it is."""
+    return f".{path.stem}.{process}.tmp{path.suffix}", f".{path.name}.{process}.tmp"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,10 +129,15 @@ def read_json(path: Path, what: str) -> Any:
         what: what the file should be, for the message ("feature store manifest").
 
     Raises:
-        UserError: the file is missing, unreadable or not JSON.
+        UserError: the file is missing, unreadable or not JSON, or holds a number that JSON has not (NaN, an
+            infinity, one too large).
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a character could be written nowhere
+        return value
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a {what}") from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:
@@ -106,6 +146,19 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(
             f"{path}: line {error.lineno}: not valid JSON ({error.msg}); expected a {what}"
         ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); expected a {what}") from None
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -172,19 +225,54 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read_npz(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
     """The named arrays of an NPZ file, never unpickled.
 
+    What an array takes in memory is bounded by its bytes in the file: a shape that they do not fill is
+    refused before anything is reserved for it, and so is a compressed array, which could unpack to any size.
+
     Raises:
-        UserError: the file is missing, truncated, altered, or lacks one of the arrays.
+        UserError: the file is missing, truncated, altered, compressed, or lacks one of the arrays.
     """
     try:
+        with zipfile.ZipFile(path) as members:
+            for name in names:
+                if f"{name}.npy" not in members.namelist():
+                    raise UserError(f"{path}: array {name!r} is missing; expected a {what}")
+                entry = members.getinfo(f"{name}.npy")
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"array {name!r} is compressed; save it by numpy.savez")
+                with members.open(entry) as stream:
+                    npy_header(stream, entry.file_size)
         with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive.files]
-            if missing:
-                raise UserError(f"{path}: array {missing[0]!r} is missing; expected a {what}")
             return {name: archive[name] for name in names}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a {what}") from None
     except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path}: damaged or not a {what} ({error}); make it again") from None
+
+
+def npy_header(stream: IO[bytes], n_bytes: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns are contiguous, and dtype of the array that follows in an NPY stream.
+
+    Args:
+        stream: at the start of the NPY data; afterwards at the start of the values.
+        n_bytes: of the NPY data in all.
+
+    Raises:
+        ValueError: no NPY data, an array of objects, or a shape that the bytes do not fill.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"NPY version {version}")
+    shape, by_columns, dtype = read(stream)
+    n_values = n_bytes - stream.tell()
+    if dtype.hasobject:
+        raise ValueError("an array of objects, which only pickle could read")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != n_values:
+        raise ValueError(f"{n_values} bytes for an array of shape {shape}, {dtype}")
+    return shape, by_columns, dtype
 
 
 def sha256_of_file(path: Path) -> str:
@@ -199,8 +287,8 @@ def sha256_of_json(value: Any) -> str:
 
 
 def _is_temporary(path: Path) -> bool:
-    """Whether a file is what `atomic_path` leaves when its process is killed."""
-    return path.name.startswith(".") and ".tmp" in path.name
+    """Whether it is what `atomic_path` leaves when its process is killed."""
+    return TEMPORARY.fullmatch(path.name) is not None
 
 
 def check_way(path: Path, overwrite: bool, what: str, marker: str | None = None) -> None:

@@ -9,17 +9,18 @@ import numpy as np
 
 from s1_compute_all_features.feature_store import POOLINGS, FeatureStore
 from s2_find_top_features.baselines import evaluate, fit_baselines, verdict
-from s2_find_top_features.evidence import (
-    N_BOOTSTRAPS,
-    Stability,
-    held_out_intervals,
-    held_out_metrics,
-    ranked_features,
-)
+from s2_find_top_features.evidence import held_out_intervals, held_out_metrics, ranked_features
 from s2_find_top_features.neuronpedia import quick_list_url
 from s2_find_top_features.ranked_features import RankedFeature
-from s2_find_top_features.ranking import Ranking, RankingSettings, Split, rank_features
-from s2_find_top_features.significance import MIN_ACTIVE, NullStatistics, n_discoveries
+from s2_find_top_features.ranking import Ranking, Record, rank_features
+from s2_find_top_features.scoring import RankingSettings, Split
+from s2_find_top_features.significance import (
+    MIN_ACTIVE,
+    NullStatistics,
+    n_discoveries,
+    smallest_discovery,
+)
+from s2_find_top_features.stability import N_BOOTSTRAPS, BootstrapTops
 
 DISCOVERY_LEVEL = 0.05
 QUICK_LIST_LENGTH = 20
@@ -45,7 +46,10 @@ class Analysis:
 
 
 def analyze(
-    store: FeatureStore, settings: RankingSettings, on_sae: Callable[[], object] = lambda: None
+    store: FeatureStore,
+    settings: RankingSettings,
+    on_sae: Callable[[], object] = lambda: None,
+    record: Record | None = None,
 ) -> Analysis:
     """Rank a store's features and weigh the best of them.
 
@@ -53,18 +57,20 @@ def analyze(
         store: the feature store.
         settings: of the ranking.
         on_sae: called after each SAE.
+        record: takes the metrics of all features, as in `rank_features`.
 
     Raises:
         UserError: the labels do not allow the metric to rank by, or nothing is active on train.
     """
     split = Split.of(store)
-    ranking = rank_features(store, settings, on_sae)
-    features, falling, stable = ranked_features(store, ranking, settings, split)
-    best_sae = store.saes[int(ranking.pool.sae[0])]
+    tops = BootstrapTops(split, settings)
+    ranking = rank_features(store, settings, on_sae, tops, record)
+    features, falling = ranked_features(store, ranking, settings, split, tops)
+    best_sae = store.saes[int(ranking.top.sae[0])]
     predictors, notes = fit_baselines(store, split, best_sae, settings)
     against_words = None
     if "bag_of_words" in predictors:
-        best = ranking.pool.activations[0].astype(np.float64)
+        best = ranking.top.activations[0].astype(np.float64)
         against_words = verdict(best, predictors["bag_of_words"].scores, store, split, settings.seed)
     summary = {
         "store": {"name": store.path.resolve().name, "fingerprint": store.fingerprint},
@@ -79,13 +85,13 @@ def analyze(
         },
         "messages": [*label_messages(store), *notes],
         "significance": significance(ranking),
-        "stability": _stability(stable),
+        "stability": {"n_bootstraps": N_BOOTSTRAPS},
         "n_families": len({feature.family for feature in features}),
         "baselines": evaluate(predictors, store, split, settings.seed),
         "verdict": against_words,
         "quick_list": _quick_list(store, features[:QUICK_LIST_LENGTH]),
     }
-    return Analysis(features, falling, ranking.pool.activations[: len(features)], ranking, summary)
+    return Analysis(features, falling, ranking.top.activations, ranking, summary)
 
 
 def label_messages(store: FeatureStore) -> list[str]:
@@ -114,6 +120,7 @@ def significance(ranking: Ranking) -> dict[str, Any] | None:
         "min_active": MIN_ACTIVE,
         "level": DISCOVERY_LEVEL,
         "n_discoveries": n_discoveries(null, DISCOVERY_LEVEL) if null.n_tested else 0,
+        "smallest_discovery": smallest_discovery(null, DISCOVERY_LEVEL),
         **_best_of_noise(null),
         "n_fixed_sentences": ranking.n_fixed,
     }
@@ -138,7 +145,7 @@ def compare_poolings(
     for pooling in POOLINGS:
         of_pooling = replace(settings, pooling=pooling)
         ranking = chosen if pooling == settings.pooling else rank_features(store, of_pooling, on_sae)
-        best = ranking.pool.take(np.arange(1))
+        best = ranking.top.take(np.arange(1))
         sae = store.saes[int(best.sae[0])]
         found = significance(ranking)
         low, high = held_out_intervals(best, split, ("auroc_3_vs_0",), settings.seed)["auroc_3_vs_0"]
@@ -166,14 +173,6 @@ def _best_of_noise(null: NullStatistics) -> dict[str, float | None]:
     return {
         "best_of_noise_mean": float(null.maxima.mean()),
         "best_of_noise_95": float(np.quantile(null.maxima, 1 - DISCOVERY_LEVEL)),
-    }
-
-
-def _stability(stable: Stability) -> dict[str, float]:
-    return {
-        "n_bootstraps": N_BOOTSTRAPS,
-        "n_candidates": stable.n_candidates,
-        "lower_half_share": stable.lower_half_share,
     }
 
 

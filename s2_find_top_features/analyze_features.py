@@ -2,11 +2,11 @@
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import (
     HelpFormatter,
     Stopwatch,
@@ -16,11 +16,12 @@ from pipeline_common.command_line import (
     fraction,
     positive_int,
     settings_line,
+    usable_cores,
 )
 from pipeline_common.errors import exit_codes
-from pipeline_common.files import check_way, make_way, write_json
+from pipeline_common.files import check_way, make_way, scratch_folder, write_json
 from pipeline_common.provenance import library_versions
-from s1_compute_all_features.feature_store import POOLINGS, FeatureStore
+from s1_compute_all_features.feature_store import POOLINGS, FeatureStore, StoredSae
 from s2_find_top_features.ranked_features import (
     EXPLANATIONS,
     METRICS,
@@ -28,13 +29,14 @@ from s2_find_top_features.ranked_features import (
     RankedFeature,
     read_explanations,
     read_results,
+    write_all_features,
     write_results,
 )
 from s2_find_top_features.report import format_report
 
 if TYPE_CHECKING:
     from s2_find_top_features.analysis import Analysis
-    from s2_find_top_features.ranking import RankingSettings
+    from s2_find_top_features.scoring import RankingSettings
     from s2_find_top_features.specificity import Trait
 
 logger = logging.getLogger(__name__)
@@ -119,11 +121,6 @@ def _add_evidence(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @exit_codes
 def main(argv: Sequence[str] | None = None) -> int:
     """Rank, or display a ranking; exit code 0 done, 1 the data or the run failed, 2 wrong usage."""
@@ -143,39 +140,57 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _analyze(arguments: argparse.Namespace) -> None:
     from threadpoolctl import threadpool_limits
-    from tqdm import tqdm
 
-    from s2_find_top_features.analysis import analyze, compare_poolings, label_messages
-    from s2_find_top_features.feature_examples import collect_examples
+    from s2_find_top_features.analysis import label_messages
     from s2_find_top_features.specificity import open_traits
 
-    watch = Stopwatch()
     store = FeatureStore(arguments.input)
-    check_way(arguments.output, arguments.overwrite, "results", SUMMARY)
+    output: Path = arguments.output.resolve()
+    check_way(output, arguments.overwrite, "results", SUMMARY)
+    claim_output(output, marker=SUMMARY)
     traits = open_traits(store, arguments.contrast)
     shown = frozenset({"display_only", "display_top", "one_per_family", "overwrite"})
     logger.info(settings_line(arguments, shown))
     for message in label_messages(store):
         logger.warning("note: %s", message)
+    # The results take their name when all of them are there.
+    with scratch_folder(output) as folder:
+        # Many small matrices: BLAS threads would wait for one another; the workers keep the cores busy.
+        with threadpool_limits(1):
+            _write_analysis(arguments, store, traits, folder)
+        make_way(output, arguments.overwrite, "results", SUMMARY)
+        folder.replace(output)
+
+
+def _write_analysis(
+    arguments: argparse.Namespace, store: FeatureStore, traits: "Sequence[Trait]", folder: Path
+) -> None:
+    from tqdm import tqdm
+
+    from s2_find_top_features.analysis import analyze, compare_poolings
+    from s2_find_top_features.feature_examples import collect_examples
+
+    watch = Stopwatch()
     settings = _settings(arguments)
-    # Many small matrices: BLAS threads would wait for one another; the workers keep the cores busy.
-    with threadpool_limits(1):
-        with tqdm(total=len(store.saes), unit="SAE", desc="ranking") as bar:
-            analysis = analyze(store, settings, bar.update)
-        extra: dict[str, Any] = {"pooling_comparison": None, "specificity": None}
-        if arguments.compare_poolings:
-            n_passes = len(store.saes) * (len(POOLINGS) - 1)
-            with tqdm(total=n_passes, unit="SAE", desc="other poolings") as bar:
-                extra["pooling_comparison"] = compare_poolings(store, settings, analysis.ranking, bar.update)
-        examples = collect_examples(store, analysis.features, EXAMPLES_PER_LABEL)
-        make_way(arguments.output, arguments.overwrite, "results", SUMMARY)
-        if len(traits) > 1:
-            extra["specificity"] = _write_specificity(arguments.output, analysis, traits, settings)
+
+    def record(sae: StoredSae, *metrics: Any) -> None:
+        write_all_features(folder, sae.name, *metrics)
+
+    with tqdm(total=len(store.saes), unit="SAE", desc="ranking") as bar:
+        analysis = analyze(store, settings, bar.update, record)
+    extra: dict[str, Any] = {"pooling_comparison": None, "specificity": None}
+    if arguments.compare_poolings:
+        n_passes = len(store.saes) * (len(POOLINGS) - 1)
+        with tqdm(total=n_passes, unit="SAE", desc="other poolings") as bar:
+            extra["pooling_comparison"] = compare_poolings(store, settings, analysis.ranking, bar.update)
+    if len(traits) > 1:
+        extra["specificity"] = _write_specificity(folder, analysis, traits, settings)
+    examples = collect_examples(store, analysis.features, EXAMPLES_PER_LABEL)
     if arguments.explanations:
-        _write_explanations(arguments, analysis.features)
+        _write_explanations(arguments.explanations_cache, folder, analysis.features)
     libraries = library_versions(("numpy", "scipy", "scikit-learn"))
     summary = {**analysis.summary, **extra, "libraries": libraries}
-    write_results(arguments.output, analysis.features, examples, summary, analysis.falling)
+    write_results(folder, analysis.features, examples, summary, analysis.falling)
     logger.info(
         "%s features of %d SAEs ranked, %d of them written, in %.1f s",
         f"{analysis.ranking.n_features:,}",
@@ -186,7 +201,7 @@ def _analyze(arguments: argparse.Namespace) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> "RankingSettings":
-    from s2_find_top_features.ranking import RankingSettings, Thresholds
+    from s2_find_top_features.scoring import RankingSettings, Thresholds
 
     return RankingSettings(
         pooling=arguments.pooling,
@@ -213,14 +228,14 @@ def _write_specificity(
     return write_matrix(folder, best, settings)
 
 
-def _write_explanations(arguments: argparse.Namespace, features: list[RankedFeature]) -> None:
+def _write_explanations(cache: Path, folder: Path, features: list[RankedFeature]) -> None:
     from tqdm import tqdm
 
     from s2_find_top_features.neuronpedia import fetch_explanations
 
     with tqdm(total=len(features), unit="feature", desc="Neuronpedia") as bar:
-        explanations = fetch_explanations(features, arguments.explanations_cache, bar.update)
-    write_json(arguments.output / EXPLANATIONS, explanations)
+        explanations = fetch_explanations(features, cache, bar.update)
+    write_json(folder / EXPLANATIONS, explanations)
     logger.info("Neuronpedia explains %d of the %d features", len(explanations), len(features))
 
 

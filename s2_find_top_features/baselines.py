@@ -13,7 +13,7 @@ from concept_evaluation.probes import FittedProbe, fit_probes
 from concept_evaluation.splits import group_folds
 from s1_compute_all_features.feature_store import FeatureStore, StoredSae, pool_dense
 from s2_find_top_features.feature_metrics import LabelledColumns
-from s2_find_top_features.ranking import (
+from s2_find_top_features.scoring import (
     FOLD_SEED,
     N_FOLDS,
     RankingSettings,
@@ -22,6 +22,9 @@ from s2_find_top_features.ranking import (
 )
 from s2_find_top_features.sparse_columns import SparseColumns
 from s2_find_top_features.threads import in_threads
+
+TEXT_PENALTIES = {"bag_of_words": (0.1, 1.0, 10.0, 100.0)}
+"""Inverse strengths C of the L2 penalty to choose from."""
 
 RANDOM_DIRECTIONS = "random_directions"
 HIDDEN_STATE_POOLING = "mean"
@@ -68,11 +71,11 @@ def fit_baselines(
         folds = list(group_folds(store.labels[fit], store.groups[fit], N_FOLDS, FOLD_SEED))
     messages = []
     texts = [bag_of_words("classification", store.sentences)]
-    if store.manifest.get("tokens", "all") == "all":
+    if store.manifest.get("settings", {}).get("tokens", "all") == "all":
         texts.append(sentence_length("classification", store.n_tokens))
     else:
         messages.append("the store holds one token a sentence: no baseline of sentence length")
-    predictors = {baseline.name: _fit_text(baseline, fit, is_3, folds) for baseline in texts}
+    predictors = {baseline.name: _best_text(baseline, fit, is_3, folds) for baseline in texts}
     layers = [] if store.hidden_states_stored == "none" else store.layers
     predictors |= _best_probes(store, layers, fit, is_3, folds, settings.n_workers)
     if not layers:
@@ -223,16 +226,22 @@ def _best_probes(
     return best
 
 
-def _fit_text(
+def _best_text(
     baseline: Baseline, fit: np.ndarray, is_3: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
 ) -> Predictor:
-    by_fold = []
+    """A text baseline, its penalty by cross-validation where it has many weights; the stronger wins a tie."""
+    penalties = TEXT_PENALTIES.get(baseline.name, (baseline.estimator[-1].C,))
+    by_penalty: dict[float, list[float]] = {C: [] for C in penalties}
     for fitting, judged in folds:
-        if len(np.unique(is_3[fitting])) == 2:
-            baseline.estimator.fit(baseline.inputs[fit[fitting]], is_3[fitting])
-            scores = baseline.estimator.decision_function(baseline.inputs[fit[judged]])
-            value = auroc(scores, is_3[judged])
-            by_fold += [] if value is None else [value]
-    baseline.estimator.fit(baseline.inputs[fit], is_3)
-    scores = baseline.estimator.decision_function(baseline.inputs)
-    return Predictor(scores, float(np.mean(by_fold)) if by_fold else None)
+        if len(np.unique(is_3[fitting])) == len(np.unique(is_3[judged])) == 2:
+            # Words are counted once a fold; only the last step depends on the penalty.
+            inputs = baseline.estimator[:-1].fit_transform(baseline.inputs[fit[fitting]])
+            outputs = baseline.estimator[:-1].transform(baseline.inputs[fit[judged]])
+            for C, values in by_penalty.items():
+                model = baseline.estimator[-1].set_params(C=C).fit(inputs, is_3[fitting])
+                values.append(auroc(model.decision_function(outputs), is_3[judged]) or 0.0)
+    means = {C: float(np.mean(values)) for C, values in by_penalty.items() if values}
+    best = max(means, key=lambda C: (means[C], -C)) if means else penalties[0]
+    model = baseline.estimator.set_params(**{f"{baseline.estimator.steps[-1][0]}__C": best})
+    scores = model.fit(baseline.inputs[fit], is_3).decision_function(baseline.inputs)
+    return Predictor(scores, means.get(best), {"C": best} if len(penalties) > 1 else {})

@@ -4,9 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_POOL = 2000
-_POOL_CELLS = 2**24  # activations of the candidates, 64 MiB of float32
-
 
 @dataclass(frozen=True)
 class Candidates:
@@ -62,8 +59,3 @@ class Candidates:
         both = self.followed_by(other)
         best = np.lexsort((both.feature_id, both.sae, both.order[:, 1], both.order[:, 0]))
         return both.take(best[:n_kept])
-
-
-def pool_size(top_n: int, n_sentences: int) -> int:
-    """How many candidates stay in memory: at least ``top_n``, fewer the more sentences there are."""
-    return max(top_n, min(max(_POOL, 2 * top_n), _POOL_CELLS // n_sentences))

@@ -1,9 +1,7 @@
-"""What speaks for the best features: held-out metrics, intervals, stability, families.
+"""What speaks for the best features: held-out metrics, intervals, families.
 
 All of it reads the candidates' pooled activations, which the ranking kept; no SAE is read again.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,57 +11,14 @@ from s2_find_top_features.candidates import Candidates
 from s2_find_top_features.feature_metrics import LabelledColumns, firing_threshold, metrics_of_split, rates
 from s2_find_top_features.neuronpedia import feature_url
 from s2_find_top_features.ranked_features import METRICS, RankedFeature
-from s2_find_top_features.ranking import (
-    Ranking,
-    RankingSettings,
-    Split,
-    score_features,
-)
+from s2_find_top_features.ranking import Ranking
+from s2_find_top_features.scoring import RankingSettings, Split
 from s2_find_top_features.significance import fwer_p, q_values
 from s2_find_top_features.sparse_columns import SparseColumns
-from s2_find_top_features.threads import in_threads
+from s2_find_top_features.stability import BootstrapTops
 
-N_BOOTSTRAPS = 100
 FAMILY_CORRELATION = 0.8
 """A feature whose activations correlate at least so with a better feature's belongs to its family."""
-
-
-@dataclass(frozen=True)
-class Stability:
-    """How the ranking takes to other draws of the same data.
-
-    Attributes:
-        share: float64 [top_n], share of the bootstraps in which a feature is among the top N.
-        n_candidates: features that competed in each bootstrap: the best on train. One outside of them could
-            not enter, so the shares are upper bounds: close ones where ``lower_half_share`` is small.
-        lower_half_share: share of all top-N places that went to the lower half of the candidates.
-    """
-
-    share: np.ndarray
-    n_candidates: int
-    lower_half_share: float
-
-
-def stability(pool: Candidates, split: Split, settings: RankingSettings) -> Stability:
-    """Rank the candidates again on bootstraps of train, groups drawn whole, filters included."""
-    columns = SparseColumns.from_dense(pool.activations[:, split.train])
-    place = np.arange(len(pool))
-
-    def top_of(rows: np.ndarray) -> np.ndarray:
-        times = np.bincount(rows, minlength=len(split.labels))
-        data = LabelledColumns(columns.resample(times), np.repeat(split.labels, times))
-        order = score_features(
-            data, np.repeat(split.fold, times), settings.rank_by, settings.thresholds
-        ).order
-        best = np.lexsort((place, order[:, 1], order[:, 0]))[: settings.top_n]
-        return best[np.isfinite(order[best, 1])]
-
-    resamples = list(group_resamples(split.groups, N_BOOTSTRAPS, settings.seed))
-    counts = np.zeros(len(pool), dtype=np.int64)
-    for best in in_threads(top_of, resamples, settings.n_workers):
-        counts[best] += 1
-    lower_half = float(counts[(len(pool) + 1) // 2 :].sum() / max(counts.sum(), 1))
-    return Stability(counts[: settings.top_n] / N_BOOTSTRAPS, len(pool), lower_half)
 
 
 def families(activations: np.ndarray) -> np.ndarray:
@@ -126,17 +81,15 @@ def held_out_intervals(
 
 
 def ranked_features(
-    store: FeatureStore, ranking: Ranking, settings: RankingSettings, split: Split
-) -> tuple[list[RankedFeature], list[RankedFeature], Stability]:
-    """The best features and the falling ones with all their evidence, and how stable the ranking is."""
-    stable = stability(ranking.pool, split, settings)
-    n_top = len(stable.share)
-    n_falling = len(ranking.falling)
-    both = ranking.pool.take(np.arange(n_top)).followed_by(ranking.falling)
+    store: FeatureStore, ranking: Ranking, settings: RankingSettings, split: Split, tops: BootstrapTops
+) -> tuple[list[RankedFeature], list[RankedFeature]]:
+    """The best features and the falling ones with all their evidence."""
+    n_top, n_falling = len(ranking.top), len(ranking.falling)
+    both = ranking.top.followed_by(ranking.falling)
     held_out = held_out_metrics(both, split)
     names = tuple({settings.rank_by, "spearman", "auroc_3_vs_0"})
     intervals = held_out_intervals(both, split, names, settings.seed)
-    share = np.concatenate([stable.share, np.full(n_falling, np.nan)])
+    share = np.concatenate([tops.share(ranking.top), np.full(n_falling, np.nan)])
 
     def features(chosen: slice, score: str) -> list[RankedFeature]:
         nothing = np.full(n_top + n_falling, np.nan)
@@ -158,7 +111,7 @@ def ranked_features(
             families(both.activations[chosen][:, split.train]),
         )
 
-    return features(slice(n_top), settings.rank_by), features(slice(n_top, None), "spearman"), stable
+    return features(slice(n_top), settings.rank_by), features(slice(n_top, None), "spearman")
 
 
 def _held_out(candidates: Candidates, split: Split) -> tuple[LabelledColumns, np.ndarray]:

@@ -1,12 +1,17 @@
-"""The results of a ranking, written and read: ranked features, their examples, and a summary."""
+"""The results of a ranking, written and read: ranked features, all features, examples, and a summary."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline_common.errors import UserError
-from pipeline_common.files import read_csv, read_json, write_csv, write_json
+from pipeline_common.files import read_csv, read_json, read_npz, write_csv, write_json, write_npz
+from pipeline_common.json_shape import check_shape
+from s2_find_top_features.summary_shape import EXPLANATIONS_SHAPE, summary_shape
 
 FORMAT = "ranked_features"
 FORMAT_VERSION = 2
@@ -15,6 +20,8 @@ FALLING = "falling_features.csv"
 EXAMPLES = "feature_examples.json"
 SUMMARY = "summary.json"
 EXPLANATIONS = "explanations.json"
+ALL_FEATURES = "all_features"
+SPECIFICITY = "specificity.csv"
 
 METRICS = (
     "interpretability_score",
@@ -48,7 +55,22 @@ EVIDENCE = (
 )
 """How far a feature's metrics can be trusted, in column order; README.md of this stage defines them."""
 
+_SPECIFICITY_NUMBERS = (
+    "held_out_auroc_3_vs_0",
+    "held_out_auroc_3_vs_0_of_other",
+    "held_out_auroc_3_vs_3_of_other",
+    "n_label_3",
+    "n_label_3_of_other",
+    "n_label_0_of_other",
+    "n_left_out",
+)
+SPECIFICITY_COLUMNS = (
+    *("rank", "sae_name", "layer", "average_l0", "feature_id", "other_trait"),
+    *_SPECIFICITY_NUMBERS,
+)
+
 HELD_OUT = "held_out_"
+_REMEDY = "run analyze_features.py again"
 _IDENTITY = ("rank", "sae_name", "layer", "average_l0", "feature_id", "passes_filters")
 _COLUMNS = (
     *_IDENTITY,
@@ -129,18 +151,53 @@ def write_results(
     summary: Mapping[str, Any],
     falling: Sequence[RankedFeature] = (),
 ) -> None:
-    """Write the four files; the summary last, since it says that the others are there."""
+    """Write the tables, the examples and the summary; the summary last: it says that the others are there."""
     write_csv(folder / RANKED, _COLUMNS, (_cells(feature) for feature in features))
     write_csv(folder / FALLING, _COLUMNS, (_cells(feature) for feature in falling))
     write_json(folder / EXAMPLES, list(examples))
     write_json(folder / SUMMARY, {"format": FORMAT, "format_version": FORMAT_VERSION, **summary})
 
 
+def write_all_features(
+    folder: Path,
+    sae_name: str,
+    train: Mapping[str, np.ndarray],
+    held_out: Mapping[str, np.ndarray],
+    passes_filters: np.ndarray,
+) -> None:
+    """Write one SAE's part of `ALL_FEATURES`: every metric of every feature, on both splits.
+
+    Args:
+        folder: the results folder.
+        sae_name: of the SAE.
+        train: each of `METRICS` to float [d_sae], NaN where a value does not exist.
+        held_out: likewise.
+        passes_filters: bool [d_sae].
+    """
+    arrays = {"passes_filters": passes_filters}
+    arrays |= {name: train[name].astype(np.float32) for name in METRICS}
+    arrays |= {HELD_OUT + name: held_out[name].astype(np.float32) for name in METRICS}
+    write_npz(folder / ALL_FEATURES / f"{sae_name}.npz", arrays)
+
+
+def read_all_features(folder: Path, sae_name: str) -> dict[str, np.ndarray]:
+    """Every metric of every feature of an SAE, by column name: float32 [d_sae], NaN where it does not exist.
+
+    ``passes_filters`` is bool [d_sae].
+
+    Raises:
+        UserError: no such SAE in the results, or a damaged file.
+    """
+    names = ("passes_filters", *METRICS, *(HELD_OUT + name for name in METRICS))
+    return read_npz(folder / ALL_FEATURES / f"{sae_name}.npz", names, "table of all features of an SAE")
+
+
 def read_results(folder: Path) -> RankedResults:
     """Read a results folder.
 
     Raises:
-        UserError: no such folder, another format version, or a damaged table.
+        UserError: no such folder, another format version, a key of the summary that is missing or of another
+            kind, or a damaged table.
     """
     if not (folder / SUMMARY).is_file():
         raise UserError(f"{folder}: no {SUMMARY}; expected a results folder made by analyze_features.py")
@@ -152,6 +209,12 @@ def read_results(folder: Path) -> RankedResults:
             f"{folder}: results format {summary.get('format_version')}, this program reads format "
             f"{FORMAT_VERSION}; run analyze_features.py again"
         )
+    check_shape(folder / SUMMARY, summary, summary_shape(METRICS), _REMEDY)
+    for name, values in (summary["specificity"] or {}).items():
+        if values.keys() != next(iter(summary["specificity"].values())).keys():
+            raise UserError(f"{folder / SUMMARY}: specificity.{name}: other traits than above; {_REMEDY}")
+    if summary["verdict"] is not None and "bag_of_words" not in summary["baselines"]:
+        raise UserError(f"{folder / SUMMARY}: baselines.bag_of_words: this key is missing; {_REMEDY}")
     features, falling = (read_ranked_features(folder / name) for name in (RANKED, FALLING))
     return RankedResults(features, summary, falling)
 
@@ -164,10 +227,44 @@ def read_examples(folder: Path) -> list[dict[str, Any]]:
 
 def read_explanations(folder: Path) -> list[dict[str, Any]]:
     """The content of ``explanations.json``: what Neuronpedia says; nothing where the run did not ask."""
-    if not (folder / EXPLANATIONS).is_file():
+    if not (folder / EXPLANATIONS).exists():
         return []
     explanations: list[dict[str, Any]] = read_json(folder / EXPLANATIONS, "list of explanations")
+    check_shape(folder / EXPLANATIONS, explanations, EXPLANATIONS_SHAPE, _REMEDY)
     return explanations
+
+
+def read_specificity(folder: Path) -> list[dict[str, Any]]:
+    """The rows of ``specificity.csv``; none where the run compared no other traits.
+
+    Returns:
+        Column to value: texts for ``sae_name`` and ``other_trait``, else numbers, None where one does not
+        exist.
+
+    Raises:
+        UserError: a column is missing, or a number is none.
+    """
+    path = folder / SPECIFICITY
+    if not path.is_file():
+        return []
+    header, rows = read_csv(path, "table of specificity")
+    missing = [name for name in SPECIFICITY_COLUMNS if name not in header]
+    if missing:
+        raise UserError(f"{path}: column {missing[0]!r} is missing; run analyze_features.py again")
+    specificity: list[dict[str, Any]] = []
+    for line, cells in rows:
+        row = dict(zip(header, cells, strict=True))
+        try:
+            identity: dict[str, int | None] = {
+                name: _index(name, row[name]) for name in ("rank", "layer", "feature_id")
+            }
+            identity["average_l0"] = _index("average_l0", row["average_l0"]) if row["average_l0"] else None
+            numbers = {name: _number(row[name]) for name in _SPECIFICITY_NUMBERS}
+        except ValueError as error:
+            raise UserError(f"{path}: line {line}: {error}; run analyze_features.py again") from None
+        texts = {name: row[name] for name in ("sae_name", "other_trait")}
+        specificity.append({**texts, **identity, **numbers})
+    return specificity
 
 
 def read_ranked_features(path: Path) -> list[RankedFeature]:
@@ -186,11 +283,11 @@ def read_ranked_features(path: Path) -> list[RankedFeature]:
         try:
             features.append(
                 RankedFeature(
-                    rank=int(row["rank"]),
+                    rank=_index("rank", row["rank"]),
                     sae_name=row["sae_name"],
-                    layer=int(row["layer"]),
-                    average_l0=int(row["average_l0"]) if row["average_l0"] else None,
-                    feature_id=int(row["feature_id"]),
+                    layer=_index("layer", row["layer"]),
+                    average_l0=_index("average_l0", row["average_l0"]) if row["average_l0"] else None,
+                    feature_id=_index("feature_id", row["feature_id"]),
                     passes_filters=row["passes_filters"] == "True",
                     train={name: _number(row[name]) for name in METRICS},
                     held_out={name: _number(row[HELD_OUT + name]) for name in METRICS},
@@ -215,4 +312,14 @@ def _cells(feature: RankedFeature) -> list[Any]:
 
 
 def _number(text: str) -> float | None:
-    return float(text) if text else None
+    value = float(text) if text else None
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
+
+
+def _index(name: str, text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else -1
+    if not 0 <= value < 2**53:
+        raise ValueError(f"{name} is {text[:60]!r}, not an integer from 0")
+    return value

@@ -20,7 +20,7 @@ _BASELINES = {
     "logistic_probe": "logistic probe",
     "random_directions": "random directions",
 }
-_NAME_WIDTH = 34
+_NAME_WIDTH = 38
 _VERDICTS = {
     "beats": "the best feature beats bag of words",
     "loses": "the best feature loses to bag of words",
@@ -56,12 +56,10 @@ def format_report(
     if results.falling:
         lines += ["", "features that fall with the label, by |rho|:", "", *_table(results.falling[:5], False)]
     if summary["stability"]:
-        stable = summary["stability"]
         lines += [
             "",
-            f"stab: share of {stable['n_bootstraps']} bootstraps of train with the feature in the top "
-            f"{summary['settings']['top_n']}, against the best {stable['n_candidates']:,} features "
-            f"(their lower half took {stable['lower_half_share']:.1%} of the places)",
+            f"stab: share of {summary['stability']['n_bootstraps']} bootstraps of train with the feature in "
+            f"the top {summary['settings']['top_n']} of all features",
         ]
     lines += _poolings(summary["pooling_comparison"]) + _specificity(summary["specificity"])
     lines += _explanations(explanations, listed[:display_top])
@@ -104,7 +102,7 @@ def _significance(summary: Mapping[str, Any]) -> list[str]:
         f"{_number(found['best_of_noise_95'])} in 5% of noise. A discovery is associated with the label; it "
         "need not be the concept.",
     ]
-    if found["n_fixed_sentences"]:
+    if found.get("n_fixed_sentences"):
         lines.append(
             f"note: {found['n_fixed_sentences']} train sentences belong to groups that no other group could "
             "trade labels with"
@@ -130,7 +128,7 @@ def _baselines(results: RankedResults) -> list[str]:
         where = ", ".join(f"{key} {baseline[key]}" for key in ("layer", "C") if key in baseline)
         lines.append(
             _baseline_line(
-                _BASELINES[name] + (f" ({where})" if where else ""),
+                _BASELINES.get(name, name) + (f" ({where})" if where else ""),
                 baseline["train"],
                 baseline["cross_validated"],
                 baseline["held_out"],

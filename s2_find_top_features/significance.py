@@ -197,6 +197,12 @@ def n_discoveries(statistics: NullStatistics, level: float) -> int:
     return int(statistics.observed[_q_by_bin(statistics) < level].sum())
 
 
+def smallest_discovery(statistics: NullStatistics, level: float) -> float | None:
+    """|Spearman| from which on a tested feature has a q-value below the level; None without discoveries."""
+    bins = np.flatnonzero((_q_by_bin(statistics) < level) & (statistics.observed > 0))
+    return float(bins[0] / N_BINS) if len(bins) else None
+
+
 def _q_by_bin(statistics: NullStatistics) -> np.ndarray:
     at_least_null = np.cumsum(statistics.null[::-1])[::-1]
     at_least_observed = np.cumsum(statistics.observed[::-1])[::-1]

@@ -4,6 +4,7 @@ Activations are non-negative and mostly zero. Only the values above zero are sto
 them account for the zeros in closed form. n is the number of sentences looked at.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,6 +65,18 @@ class SparseColumns:
         feature, row = np.nonzero(activations)
         n_features, n = activations.shape
         return cls(*_sorted(activations[feature, row], feature, row, n, n_features), n, n_features)
+
+    @classmethod
+    def joined(cls, parts: Sequence["SparseColumns"]) -> "SparseColumns":
+        """The features of several, which look at the same sentences, one after the other."""
+        firsts = np.cumsum([0, *(part.n_features for part in parts)], dtype=np.int32)
+        return cls(
+            np.concatenate([part.feature + first for part, first in zip(parts, firsts[:-1], strict=True)]),
+            np.concatenate([part.value for part in parts]),
+            np.concatenate([part.row for part in parts]),
+            parts[0].n,
+            int(firsts[-1]),
+        )
 
     def subset(self, keep: np.ndarray) -> "SparseColumns":
         """The sentences for which ``keep`` (bool [n]) is True, renumbered; the sorting stays."""

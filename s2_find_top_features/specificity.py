@@ -11,28 +11,13 @@ from concept_evaluation.metrics import auroc
 from pipeline_common.errors import UserError
 from pipeline_common.files import atomic_path, write_csv
 from s1_compute_all_features.feature_store import FeatureStore, StoredSae
-from s2_find_top_features.ranked_features import RankedFeature
-from s2_find_top_features.ranking import RankingSettings, rank_features
+from s2_find_top_features.ranked_features import SPECIFICITY, SPECIFICITY_COLUMNS, RankedFeature
+from s2_find_top_features.ranking import rank_features
+from s2_find_top_features.scoring import RankingSettings
 from s2_find_top_features.threads import in_threads
 
-SPECIFICITY = "specificity.csv"
 MATRIX = "specificity_matrix.csv"
 MATRIX_PICTURE = "specificity_matrix.png"
-COLUMNS = (
-    "rank",
-    "sae_name",
-    "layer",
-    "average_l0",
-    "feature_id",
-    "other_trait",
-    "held_out_auroc_3_vs_0",
-    "held_out_auroc_3_vs_0_of_other",
-    "held_out_auroc_3_vs_3_of_other",
-    "n_label_3",
-    "n_label_3_of_other",
-    "n_label_0_of_other",
-    "n_left_out",
-)
 
 
 @dataclass(frozen=True)
@@ -147,7 +132,7 @@ def write_specificity(
             )
         on_trait()
     rows.sort(key=lambda row: row[0])
-    write_csv(folder / SPECIFICITY, COLUMNS, rows)
+    write_csv(folder / SPECIFICITY, SPECIFICITY_COLUMNS, rows)
 
 
 def best_features(
@@ -164,8 +149,8 @@ def best_features(
     best = [BestFeature(traits[0], own, first.feature_id)]
     alone = replace(settings, top_n=1, n_permutations=0)
     for trait in traits[1:]:
-        pool = rank_features(trait.store, alone).pool
-        best.append(BestFeature(trait, trait.store.saes[int(pool.sae[0])], int(pool.feature_id[0])))
+        top = rank_features(trait.store, alone).top
+        best.append(BestFeature(trait, trait.store.saes[int(top.sae[0])], int(top.feature_id[0])))
         on_trait()
     return best
 

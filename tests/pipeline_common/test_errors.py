@@ -45,7 +45,7 @@ def test_ctrl_c_is_exit_130_and_says_how_to_go_on(capsys):
         raise KeyboardInterrupt
 
     assert main([]) == 130
-    assert capsys.readouterr().err == "interrupted: what was complete is kept; run the same command again\n"
+    assert capsys.readouterr().err == "interrupted: no file is half-written; run the same command again\n"
 
 
 @pytest.mark.parametrize("error", [ValueError("ours"), SystemExit(2), OSError("disk")])
@@ -83,7 +83,8 @@ def test_a_reader_that_goes_away_ends_the_script_quietly(tmp_path):
         assert run.stdout.readline() == "0\n"
         run.stdout.close()  # as head -1 does
         assert run.stderr.read() == ""
-    assert run.returncode == 0
+    # What a program that dies of SIGPIPE gives: the lines that were not printed were not done either.
+    assert run.returncode == 141
 
 
 def test_in_a_shell_pipe_too(tmp_path):

@@ -6,10 +6,17 @@ import shutil
 import numpy as np
 import pytest
 
+from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features import evidence
 from s2_find_top_features.analyze_features import main
-from s2_find_top_features.ranked_features import EVIDENCE, METRICS, read_examples, read_results
+from s2_find_top_features.ranked_features import (
+    EVIDENCE,
+    METRICS,
+    read_all_features,
+    read_examples,
+    read_results,
+)
 from tests.s2.planted_store import noise, plant, write_planted_store
 from tests.synthetic_store import write_synthetic_store
 
@@ -37,6 +44,10 @@ def fresh_results(store, tmp_path_factory):
 @pytest.fixture
 def results(fresh_results, tmp_path):
     return shutil.copytree(fresh_results, tmp_path / "results")
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_planted_features_come_first(results):
@@ -107,7 +118,7 @@ def test_a_score_that_needs_absent_labels_is_refused_with_advice(tmp_path, capsy
     folder = write_synthetic_store(tmp_path / "store", n_sentences=60, labels=labels)
     assert main(["--input", str(folder), "--output", str(tmp_path / "r")]) == 1
     assert "--rank-by spearman" in capsys.readouterr().err
-    assert not (tmp_path / "r").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]  # no half-written results either
     assert main(["--input", str(folder), "--output", str(tmp_path / "r"), "--rank-by", "spearman"]) == 0
 
 
@@ -119,12 +130,12 @@ def test_noise_passes_no_filter(tmp_path):
 
 def test_display_only_prints_what_is_on_disk(results, capsys):
     capsys.readouterr()
-    before = {path.name: path.read_bytes() for path in results.iterdir()}
+    before = contents(results)
     assert main(["--output", str(results), "--display-only", "--display-top", "2"]) == 0
     printed = capsys.readouterr().out
     assert "bag of words" in printed
     assert "0:8:3" in printed or "0:24:3" in printed or "1:8:3" in printed or "1:24:3" in printed
-    assert before == {path.name: path.read_bytes() for path in results.iterdir()}
+    assert before == contents(results)
 
 
 def test_existing_results_stay_unless_told(store, results, capsys):
@@ -195,6 +206,35 @@ def test_every_metric_is_a_column(results):
     assert {*EVIDENCE, "direction", "family", "is_representative"} <= set(header)
 
 
+def test_every_feature_can_be_looked_up_on_both_splits(store, results):
+    reader = FeatureStore(store)
+    ranked = read_results(results)
+    tables = {sae.name: read_all_features(results, sae.name) for sae in reader.saes}
+    for feature in [*ranked.features, *ranked.falling]:
+        table = tables[feature.sae_name]
+        assert table["passes_filters"][feature.feature_id] == feature.passes_filters
+        for split, prefix in ((feature.train, ""), (feature.held_out, "held_out_")):
+            for name in METRICS:
+                value = np.nan if split[name] is None else split[name]
+                np.testing.assert_allclose(table[prefix + name][feature.feature_id], value, rtol=1e-6)
+    sae = reader.saes[0]
+    dense = reader.pooled_activations(sae, "max").to_dense().astype(np.float64)
+    held_out, labels = dense[reader.held_out], reader.labels[reader.held_out]
+    table = tables[sae.name]
+    np.testing.assert_allclose(table["held_out_density"], (held_out > 0).mean(axis=0), rtol=1e-6)
+    threshold = np.quantile(dense[~reader.held_out & (reader.labels == 0)], 0.95, axis=0)
+    fired = (held_out[labels == 3] > threshold).mean(axis=0)
+    np.testing.assert_allclose(table["held_out_tpr"], fired, rtol=1e-6)
+    assert {len(values) for values in table.values()} == {sae.d_sae}
+    assert sum(int(table["passes_filters"].sum()) for table in tables.values()) == ranked.summary["n_passing"]
+    rho = np.abs(np.concatenate([table["spearman"] for table in tables.values()]))
+    found = ranked.summary["significance"]
+    n_above = int((rho >= np.float32(found["smallest_discovery"])).sum())
+    assert n_above == found["n_discoveries"]
+    with pytest.raises(UserError, match="no such file; expected a table of all features"):
+        read_all_features(results, "sae_of_another_store")
+
+
 def test_the_evidence_is_read_as_it_was_written(results):
     ranked = read_results(results)
     best = ranked.features[0]
@@ -218,8 +258,9 @@ def test_the_evidence_is_read_as_it_was_written(results):
 def test_two_runs_are_byte_identical_whatever_the_workers(store, results, tmp_path):
     arguments = ["--input", str(store), "--output", str(tmp_path / "again"), "--top-n", "12"]
     assert main([*arguments, "--workers", "1"]) == 0
-    for path in sorted(results.iterdir()):
-        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+    first, second = contents(results), contents(tmp_path / "again")
+    assert len(first) == 8
+    assert [name for name in first | second if first.get(name) != second.get(name)] == []
 
 
 def test_without_permutations_nothing_is_claimed(store, tmp_path, capsys):

@@ -4,12 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.model_selection import GridSearchCV
 from threadpoolctl import threadpool_limits
 
+from concept_evaluation.baselines import bag_of_words
 from concept_evaluation.metrics import auroc
+from concept_evaluation.splits import group_folds
 from s1_compute_all_features.feature_store import FeatureStore
-from s2_find_top_features.baselines import best_random_direction, evaluate, fit_baselines, verdict
-from s2_find_top_features.ranking import Split
+from s2_find_top_features.baselines import (
+    TEXT_PENALTIES,
+    best_random_direction,
+    evaluate,
+    fit_baselines,
+    verdict,
+)
+from s2_find_top_features.scoring import Split
 from tests.s2.planted_store import noise, write_planted_store
 from tests.s2.test_ranking import SETTINGS
 
@@ -69,6 +78,30 @@ def test_baselines_never_see_the_held_out_labels(tmp_path):
         np.testing.assert_allclose(first[1].scores, second[1].scores, rtol=1e-6)
 
 
+def test_the_penalty_of_the_words_is_chosen_on_train(tmp_path):
+    """Equal to a grid search over the same folds; nothing of the held-out sentences takes part."""
+    rng = np.random.default_rng(0)
+    vocabulary = [f"word{k}" for k in range(300)]
+    chance = np.ones((4, 300)) / 300
+    chance[3, :20] *= 3
+    sentences = [" ".join(rng.choice(vocabulary, 12, p=chance[y] / chance[y].sum())) for y in LABELS]
+    store = open_store(tmp_path / "store", layers=())
+    store.sentences = sentences
+    split = Split.of(store)
+    words = fit_baselines(store, split, store.saes[0], SETTINGS)[0]["bag_of_words"]
+    fit = np.flatnonzero(split.train & np.isin(LABELS, (0, 3)))
+    search = GridSearchCV(
+        bag_of_words("classification", sentences).estimator,
+        {"logisticregression__C": TEXT_PENALTIES["bag_of_words"]},
+        scoring="roc_auc",
+        cv=list(group_folds(store.labels[fit], store.groups[fit], 5, 0)),
+    ).fit(np.array(sentences, dtype=object)[fit], LABELS[fit] == 3)
+    assert len(set(search.cv_results_["mean_test_score"])) > 1
+    assert words.details["C"] == search.best_params_["logisticregression__C"]
+    assert words.cross_validated == pytest.approx(search.best_score_)
+    np.testing.assert_allclose(words.scores, search.decision_function(np.array(sentences, dtype=object)))
+
+
 def test_random_directions_are_as_dense_as_the_features_and_as_many(tmp_path):
     store = open_store(tmp_path / "store")
     split = Split.of(store)
@@ -97,7 +130,7 @@ def test_what_the_store_does_not_hold_is_said(tmp_path):
 
 
 def test_a_store_of_another_extent_gives_what_it_can(tmp_path, monkeypatch):
-    store = open_store(tmp_path / "none", manifest={"hidden_states": "none", "tokens": "final"})
+    store = open_store(tmp_path / "none", manifest={"hidden_states": "none", "settings": {"tokens": "final"}})
     predictors, messages = fit_baselines(store, Split.of(store), store.saes[0], SETTINGS)
     assert set(predictors) == {"bag_of_words"}
     assert ["sentence length" in messages[0], "no hidden states" in messages[1]] == [True, True]

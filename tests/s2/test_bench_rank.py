@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from s1_compute_all_features.feature_store import FeatureStore
-from s2_find_top_features.ranking import Split
+from s2_find_top_features.analyze_features import main
+from s2_find_top_features.ranked_features import read_results
+from s2_find_top_features.scoring import Split
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "bench_rank.py"
 
@@ -39,6 +41,30 @@ def test_it_prints_and_writes_every_figure(bench, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "extrapolated from 5 features" in printed
     assert "load average" in printed
+
+
+def test_probes_and_random_directions_are_part_of_the_last_run(bench, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "N_SAES", 9)
+    monkeypatch.setattr(bench, "N_LAYERS", 2)
+    monkeypatch.setattr(bench, "D_MODEL", 16)
+
+    def in_this_process(store, results):
+        assert main(["--input", str(store), "--output", str(results), "--top-n", "5"]) == 0
+        return 1.0, 1
+
+    monkeypatch.setattr(bench, "whole_command", in_this_process)
+    bench.write_store(tmp_path / "store", 9, 1, np.random.default_rng(0))
+    figures = bench.whole_ranking(tmp_path, False, np.random.default_rng(0))
+    assert set(figures) == {
+        "seconds_full",
+        "seconds_full_with_probes",
+        "peak_memory_bytes",
+        "peak_memory_bytes_of_15_saes",
+    }
+    assert set(read_results(tmp_path / "results").summary["baselines"]) == {"bag_of_words", "sentence_length"}
+    with_states = read_results(tmp_path / "results_with_states").summary["baselines"]
+    assert {"logistic_probe", "random_directions"} < set(with_states)
+    assert "probes of 2 layers x 16" in capsys.readouterr().out
 
 
 def test_a_wrong_metric_stops_it(bench, tmp_path, monkeypatch):

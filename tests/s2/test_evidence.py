@@ -1,18 +1,17 @@
-"""Stability, families, held-out metrics and intervals of the best features."""
+"""Families, held-out metrics and intervals of the best features."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from concept_evaluation.bootstrap import bootstrap_intervals, group_resamples
+from concept_evaluation.bootstrap import bootstrap_intervals
 from concept_evaluation.metrics import auroc
 from s1_compute_all_features.feature_store import FeatureStore
-from s2_find_top_features import evidence
-from s2_find_top_features.evidence import families, held_out_intervals, ranked_features, stability
-from s2_find_top_features.feature_metrics import LabelledColumns
-from s2_find_top_features.ranking import Split, rank_features, score_features
-from s2_find_top_features.sparse_columns import SparseColumns
+from s2_find_top_features.evidence import families, held_out_intervals, ranked_features
+from s2_find_top_features.ranking import rank_features
+from s2_find_top_features.scoring import Split
+from s2_find_top_features.stability import BootstrapTops
 from tests.s2.planted_store import noise, plant, write_planted_store
 from tests.s2.test_ranking import LABELS, SETTINGS
 
@@ -30,37 +29,25 @@ def outcome(tmp_path_factory):
     groups[1::12] = groups[::12]
     folder = tmp_path_factory.mktemp("evidence") / "store"
     store = FeatureStore(write_planted_store(folder, saes, LABELS, groups=groups))
-    return store, Split.of(store), rank_features(store, TOP_3)
+    split = Split.of(store)
+    tops = BootstrapTops(split, TOP_3)
+    return store, split, rank_features(store, TOP_3, tops=tops), tops
 
 
-def test_stability_equals_a_loop_over_bootstraps(outcome, monkeypatch):
-    _, split, ranking = outcome
-    monkeypatch.setattr(evidence, "N_BOOTSTRAPS", 10)
-    counts = np.zeros(3)
-    on_train = ranking.pool.activations[:, split.train]
-    for rows in group_resamples(split.groups, 10, TOP_3.seed):
-        rows = np.sort(rows)
-        columns = SparseColumns.from_dense(np.ascontiguousarray(on_train[:, rows]))
-        scores = score_features(
-            LabelledColumns(columns, split.labels[rows]), split.fold[rows], TOP_3.rank_by, TOP_3.thresholds
-        )
-        top = np.lexsort((np.arange(len(ranking.pool)), scores.order[:, 1], scores.order[:, 0]))[:3]
-        counts += np.isin([0, 1, 2], top)
-    np.testing.assert_allclose(stability(ranking.pool, split, TOP_3).share, counts / 10)
+def features_of(outcome):
+    """The listed features with their evidence."""
+    store, split, ranking, tops = outcome
+    return ranked_features(store, ranking, TOP_3, split, tops)[0]
 
 
 def test_the_planted_features_stay_and_noise_comes_and_goes(outcome):
-    store, split, ranking = outcome
-    features, _, stable = ranked_features(store, ranking, TOP_3, split)
+    features = features_of(outcome)
     assert [feature.evidence["stability"] for feature in features[:2]] == [1.0, 1.0]
     assert features[2].evidence["stability"] < 0.8
-    assert stable.n_candidates == len(ranking.pool)
-    assert 0 <= stable.lower_half_share < 0.5
 
 
 def test_copies_are_one_family_with_the_better_as_representative(outcome):
-    store, split, ranking = outcome
-    features, _, _ = ranked_features(store, ranking, TOP_3, split)
+    features = features_of(outcome)
     assert [feature.family for feature in features] == [1, 1, 2]
     assert [feature.is_representative for feature in features] == [True, False, True]
 
@@ -82,10 +69,9 @@ def test_a_constant_feature_is_a_family_of_its_own():
     assert families(np.array([[1.0, 1, 1, 1], [0, 1, 0, 1], [2, 2, 2, 2]])).tolist() == [1, 2, 3]
 
 
-def test_held_out_metrics_are_those_of_all_features(outcome):
-    """The candidates' own columns give what the whole SAE's columns give."""
-    store, split, ranking = outcome
-    features, _, _ = ranked_features(store, ranking, TOP_3, split)
+def test_held_out_metrics_equal_a_dense_calculation(outcome):
+    store = outcome[0]
+    features = features_of(outcome)
     activations = store.pooled_activations(store.saes[0], "max").to_dense()
     best = activations[:, features[0].feature_id].astype(np.float64)
     held_out = best[store.held_out]
@@ -101,8 +87,8 @@ def test_held_out_metrics_are_those_of_all_features(outcome):
 
 
 def test_intervals_equal_those_of_single_scores(outcome):
-    _, split, ranking = outcome
-    top = ranking.pool.take(np.arange(3))
+    _, split, ranking, _ = outcome
+    top = ranking.top
     low, high = held_out_intervals(top, split, ("auroc_3_vs_0",), seed=5)["auroc_3_vs_0"]
     labels = split.held_out_labels
 
@@ -117,8 +103,8 @@ def test_intervals_equal_those_of_single_scores(outcome):
 
 
 def test_one_held_out_group_has_no_interval(outcome):
-    _, split, ranking = outcome
+    _, split, ranking, _ = outcome
     alone = replace(split, held_out_groups=np.zeros_like(split.held_out_groups))
-    low, high = held_out_intervals(ranking.pool.take(np.arange(2)), alone, ("pearson",), 0)["pearson"]
+    low, high = held_out_intervals(ranking.top.take(np.arange(2)), alone, ("pearson",), 0)["pearson"]
     assert np.isnan(low).all()
     assert np.isnan(high).all()

@@ -1,15 +1,18 @@
 """The pass over all SAEs: order, chunking, workers, and how much is kept."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from s1_compute_all_features.feature_store import FeatureStore
-from s2_find_top_features import candidates
+from s2_find_top_features import stability
 from s2_find_top_features.evidence import ranked_features
 from s2_find_top_features.ranked_features import METRICS
-from s2_find_top_features.ranking import RankingSettings, Split, Thresholds, rank_features
+from s2_find_top_features.ranking import rank_features
+from s2_find_top_features.scoring import RankingSettings, Split, Thresholds
+from s2_find_top_features.stability import BootstrapTops
 from s2_find_top_features.threads import in_threads
 from tests.s2.planted_store import noise, plant, write_planted_store
 
@@ -46,30 +49,28 @@ def store(tmp_path_factory):
 
 
 def everything(ranking):
-    pools = [ranking.pool, ranking.falling]
-    arrays = [
-        getattr(pool, name) for pool in pools for name in ("sae", "feature_id", "passes", "activations")
-    ]
-    arrays += [pool.train[name] for pool in pools for name in METRICS]
-    arrays += [ranking.pool.statistic, ranking.null.null, ranking.null.observed, ranking.null.maxima]
+    lists = [ranking.top, ranking.falling]
+    arrays = [getattr(one, name) for one in lists for name in ("sae", "feature_id", "passes", "activations")]
+    arrays += [one.train[name] for one in lists for name in METRICS]
+    arrays += [ranking.top.statistic, ranking.null.null, ranking.null.observed, ranking.null.maxima]
     return arrays
 
 
 @pytest.mark.parametrize("rank_by", ["spearman", "interpretability_score", "auroc_3_vs_0", "trend"])
 def test_planted_features_come_in_the_order_of_their_effects(store, rank_by):
-    pool = rank_features(store, replace(SETTINGS, rank_by=rank_by)).pool
-    places = list(zip(pool.sae.tolist(), pool.feature_id.tolist(), strict=True))
+    top = rank_features(store, replace(SETTINGS, rank_by=rank_by)).top
+    places = list(zip(top.sae.tolist(), top.feature_id.tolist(), strict=True))
     assert places[:2] == [place[:2] for place in PLANTED[:2]]
     assert set(places[:4]) == {place[:2] for place in PLANTED}
 
 
 def test_spearman_orders_all_four(store):
-    pool = rank_features(store, SETTINGS).pool
-    assert [(int(s), int(f)) for s, f in zip(pool.sae[:4], pool.feature_id[:4], strict=True)] == [
+    top = rank_features(store, SETTINGS).top
+    assert [(int(s), int(f)) for s, f in zip(top.sae[:4], top.feature_id[:4], strict=True)] == [
         place[:2] for place in PLANTED
     ]
-    assert (np.diff(pool.train["spearman"][~pool.passes]) <= 0).all()
-    assert (np.diff(pool.passes.astype(int)) <= 0).all()
+    assert (np.diff(top.train["spearman"][~top.passes]) <= 0).all()
+    assert (np.diff(top.passes.astype(int)) <= 0).all()
 
 
 def test_the_number_of_workers_changes_nothing(store):
@@ -83,26 +84,25 @@ def test_saes_in_pieces_rank_as_one(store, tmp_path):
     joined = np.concatenate(planted_activations(), axis=1)
     whole = rank_features(FeatureStore(write_planted_store(tmp_path / "one", [joined], LABELS)), SETTINGS)
     parts = rank_features(store, SETTINGS)
-    np.testing.assert_array_equal(whole.pool.feature_id, parts.pool.sae * 40 + parts.pool.feature_id)
+    np.testing.assert_array_equal(whole.top.feature_id, parts.top.sae * 40 + parts.top.feature_id)
     for first, second in list(zip(everything(whole), everything(parts), strict=True)):
         if first.dtype.kind == "f":
             np.testing.assert_array_equal(first, second)
 
 
-def test_a_small_pool_holds_the_same_best(store, monkeypatch):
-    whole = rank_features(store, SETTINGS).pool
-    monkeypatch.setattr(candidates, "_POOL_CELLS", 0)
-    small = rank_features(store, SETTINGS).pool
-    assert len(small) == SETTINGS.top_n < len(whole)
-    np.testing.assert_array_equal(small.feature_id, whole.feature_id[: len(small)])
+def test_the_best_of_fewer_are_the_first_of_more(store):
+    few, many = (rank_features(store, replace(SETTINGS, top_n=n)).top for n in (4, 100))
+    assert (len(few), len(many)) == (4, 100)
+    np.testing.assert_array_equal(few.feature_id, many.feature_id[:4])
+    np.testing.assert_array_equal(few.activations, many.activations[:4])
 
 
 @pytest.mark.parametrize("rank_by", METRICS)
 def test_every_metric_can_rank(store, rank_by):
     settings = replace(SETTINGS, rank_by=rank_by, thresholds=Thresholds(-1, 0, 1))
-    pool = rank_features(store, settings).pool
-    values = pool.train[rank_by]
-    steps = np.diff(values[pool.passes])
+    top = rank_features(store, settings).top
+    values = top.train[rank_by]
+    steps = np.diff(values[top.passes])
     assert (steps >= 0).all() if rank_by == "fpr" else (steps <= 0).all()
 
 
@@ -113,13 +113,32 @@ def test_falling_features_are_ranked_by_their_strength(tmp_path):
     dense[:, 9] = plant(rng, 3 - LABELS, 1.0, 1.0)
     store = FeatureStore(write_planted_store(tmp_path / "store", [dense], LABELS))
     split = Split.of(store)
-    ranking = rank_features(store, SETTINGS)
-    rising, falling, _ = ranked_features(store, ranking, SETTINGS, split)
+    tops = BootstrapTops(split, SETTINGS)
+    ranking = rank_features(store, SETTINGS, tops=tops)
+    rising, falling = ranked_features(store, ranking, SETTINGS, split, tops)
     assert [feature.feature_id for feature in falling[:2]] == [4, 9]
     assert {feature.direction for feature in falling} == {"falling"}
     assert falling[0].evidence["q_value"] < 0.05
     assert falling[0].evidence["stability"] is None
     assert rising[0].feature_id not in (4, 9)
+
+
+def test_memory_does_not_grow_with_the_number_of_saes(tmp_path, monkeypatch):
+    """What the arrays take at their peak; a process's resident size has the allocator's moods in it too."""
+    monkeypatch.setattr(stability, "_VALUES_AT_ONCE", 0)  # else contenders of several SAEs wait together
+    monkeypatch.setattr(stability, "N_BOOTSTRAPS", 10)
+    rng = np.random.default_rng(0)
+    store = FeatureStore(write_planted_store(tmp_path, [noise(rng, len(LABELS), 2000)], LABELS))
+    peaks = []
+    for n_saes in (3, 20):
+        several = FeatureStoreOf(store, store.saes * n_saes)
+        tops = BootstrapTops(Split.of(store), SETTINGS)
+        tracemalloc.start()
+        rank_features(several, replace(SETTINGS, n_workers=1), tops=tops, record=lambda *_: None)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.05 * peaks[0]
+    assert peaks[0] > 2**20
 
 
 def test_the_null_spans_all_saes(store):

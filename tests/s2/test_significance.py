@@ -1,9 +1,14 @@
 """The permutation null against loops over SciPy, and against noise."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 from scipy import stats
 
+from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features import significance
+from s2_find_top_features.ranking import rank_features
 from s2_find_top_features.significance import (
     N_BINS,
     NullStatistics,
@@ -13,9 +18,11 @@ from s2_find_top_features.significance import (
     null_statistics,
     permute_labels,
     q_values,
+    smallest_discovery,
 )
 from s2_find_top_features.sparse_columns import SparseColumns
-from tests.s2.planted_store import noise, plant
+from tests.s2.planted_store import noise, plant, write_planted_store
+from tests.s2.test_ranking import SETTINGS
 
 LABELS = np.arange(80) % 4
 
@@ -133,6 +140,10 @@ def test_p_and_q_values_equal_their_definitions():
     stepped_up = [rates[known <= value].min() for value in known]
     np.testing.assert_allclose(q[:-1], stepped_up)
     assert n_discoveries(statistics, 0.05) == (q[:-1] < 0.05).sum() >= 3
+    smallest = smallest_discovery(statistics, 0.05)
+    assert smallest is not None
+    assert (known >= smallest).sum() == n_discoveries(statistics, 0.05)
+    assert smallest_discovery(statistics, 1e-9) is None
 
 
 def test_a_tie_with_the_best_of_noise_counts_against_the_feature():
@@ -156,25 +167,22 @@ def test_planted_features_are_discovered_and_most_noise_is_not():
     assert n_discoveries(statistics, 0.05) <= 7
 
 
-def null_runs_with_a_discovery(n_runs: int, n_permutations: int) -> int:
-    """Runs on one small store's activations, half of them near-copies, under labels that were permuted."""
+def null_runs_with_a_discovery(folder: Path, n_runs: int, n_permutations: int) -> int:
+    """Runs of the ranking on one small store, half of its features near-copies, under permuted labels."""
     rng = np.random.default_rng(0)
-    dense = noise(rng, 160, 200)
-    dense = np.concatenate(
-        [dense, dense * rng.uniform(0.9, 1.1, size=dense.shape).astype(np.float32)], axis=1
-    )
-    columns = columns_of(dense)
-    labels = np.arange(160) % 4
-    groups = np.concatenate([np.arange(120), 120 + np.arange(40) // 2])
+    dense = noise(rng, 200, 150)
+    copies = dense * rng.uniform(0.9, 1.1, size=dense.shape).astype(np.float32)
+    labels = np.arange(200) % 4
+    groups = np.concatenate([np.arange(150), 150 + np.arange(50) // 2])
+    store = FeatureStore(write_planted_store(folder, [dense, copies], labels, groups=groups))
     found = 0
     for run in range(n_runs):
-        permuted = labels[np.random.default_rng(1000 + run).permutation(160)]
-        permutations = permute_labels(permuted, groups, n_permutations, seed=run)
-        statistics, _ = null_statistics(columns, permutations)
-        found += n_discoveries(statistics, 0.05) > 0
+        store.labels = labels[np.random.default_rng(1000 + run).permutation(200)]
+        settings = replace(SETTINGS, n_permutations=n_permutations, seed=run, top_n=1, n_workers=1)
+        found += n_discoveries(rank_features(store, settings).null, 0.05) > 0
     return found
 
 
-def test_noise_rarely_has_a_discovery():
+def test_noise_rarely_has_a_discovery(tmp_path):
     """At 5% the count has mean 5; more than 10 of 100 comes about once in a hundred honest methods."""
-    assert null_runs_with_a_discovery(100, 200) <= 10
+    assert null_runs_with_a_discovery(tmp_path / "store", 100, 200) <= 10
