@@ -4,7 +4,7 @@
 UV := $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
 DEMO_CONFIG := s1_compute_all_features/demo_model/demo_configurations.json
 
-.PHONY: demo test test-browser test-slow check format install clean
+.PHONY: demo test test-browser test-slow check audit format install clean
 
 install: $(if $(findstring .venv-uv,$(UV)),$(UV))
 	$(UV) sync --quiet
@@ -30,6 +30,10 @@ check: install
 	$(UV) run --no-sync ruff check .
 	$(UV) run --no-sync ruff format --check .
 	$(UV) run --no-sync mypy
+
+audit: install
+	$(UV) export --quiet --frozen --no-emit-project --format requirements-txt --output-file .venv/audit.txt
+	$(UV) tool run pip-audit --strict --disable-pip --require-hashes --requirement .venv/audit.txt
 
 format: install
 	$(UV) run --no-sync ruff check --fix .

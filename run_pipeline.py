@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, Stopwatch
-from pipeline_common.errors import UserError, exit_codes
+from pipeline_common.errors import UserError, exit_codes, on_interrupt
 from pipeline_common.files import read_json, sha256_of_file, write_json, write_text
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.ranked_features import read_results
@@ -352,6 +354,7 @@ def default_name(csv: Path, config: Path) -> str:
 
 
 @exit_codes
+@on_interrupt("what is complete is kept; run the same command again to go on")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the pipeline; exit code 0 done, 1 a stage failed, 2 wrong usage."""
     parser = build_parser()
@@ -360,6 +363,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.name in ("", "..") or Path(arguments.name).name != arguments.name
     ):
         parser.error(f"--name {arguments.name!r}: expected a name without slashes")
+    if arguments.trait is not None and not re.fullmatch(r"\w[\w -]*", arguments.trait):
+        parser.error(f"--trait {arguments.trait!r}: expected a word or phrase such as dishonesty")
     if not arguments.config.is_file():
         raise UserError(f"{arguments.config}: no such file; expected an SAE configuration file")
     trait = None if arguments.trait is None else arguments.trait.lower().replace(" ", "_")
@@ -369,6 +374,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{csv}: no such file" + (f", and no seeds at {seeds}" if trait else ""))
     config = arguments.config.resolve()
     paths = Paths.of(csv, config, arguments.name or default_name(csv, config))
+    claim_output(paths.state)
     watch = Stopwatch()
     stages: list[Callable[[], Stage]] = [
         lambda: data_stage(paths, arguments.trait),

@@ -51,7 +51,7 @@ def claim_output(output: Path, *beside: Path, marker: str | None = None) -> None
 
 def _locked(lock: Path, output: Path) -> IO[str]:
     """The lock file, locked for this process."""
-    while True:
+    for is_last_try in (False, False, False, True):
         handle = lock.open("a+", encoding="utf-8")
         try:
             if lock in _held:
@@ -65,16 +65,23 @@ def _locked(lock: Path, output: Path) -> IO[str]:
                 f"{output}: another run is writing here{f' ({holder})' if holder else ''}; wait until it has "
                 "ended, or choose another output"
             ) from None
-        # The last holder may have deleted the file between our opening and locking it.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
-                break
+        # The last holder may have deleted the file between our opening and locking it. Not for ever: a file
+        # system may number one file in two ways.
+        if is_last_try or _is_at(lock, handle):
+            break
         handle.close()
     with contextlib.suppress(OSError):  # for the message alone; a full disk is told where it matters
         handle.truncate(0)
         handle.write(f"process {os.getpid()} on {platform.node()}\n")
         handle.flush()
     return handle
+
+
+def _is_at(path: Path, handle: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _take(handle: IO[str]) -> None:

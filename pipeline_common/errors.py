@@ -114,7 +114,7 @@ def exit_codes(main: Callable[..., int]) -> Callable[..., int]:
         except BrokenPipeError:
             _drop_output()  # the work is done: what it printed has no reader, and that is no failure
         except OSError as error:
-            return _tell(f"error: the output: {error.strerror}", 1)
+            return _tell(f"error: {cannot_write(Path('the output'), error) or error}", 1)
         return code
 
     return wrapped

@@ -286,6 +286,17 @@ def sha256_of_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a JSON file with its own digest under ``sha256``, so that a change of it is found."""
+    unsealed = {key: value for key, value in content.items() if key != "sha256"}
+    return {**unsealed, "sha256": sha256_of_json(unsealed)}
+
+
+def is_changed(content: Mapping[str, Any]) -> bool:
+    """Whether a JSON object's seal says that it is not what was written; False where it has no seal."""
+    return "sha256" in content and sealed(content)["sha256"] != content["sha256"]
+
+
 def _is_temporary(path: Path) -> bool:
     """Whether it is what `atomic_path` leaves when its process is killed."""
     return TEMPORARY.fullmatch(path.name) is not None

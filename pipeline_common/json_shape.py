@@ -93,7 +93,9 @@ def _in_words(shape: Any) -> str:
     if shape is None:
         return "null"
     if isinstance(shape, range):
-        return f"an integer from {shape.start}" + ("" if shape.stop == NATURAL.stop else f" to {shape.stop - 1}")
+        return f"an integer from {shape.start}" + (
+            "" if shape.stop == NATURAL.stop else f" to {shape.stop - 1}"
+        )
     if isinstance(shape, re.Pattern):
         return f"a text like {shape.pattern}"
     if isinstance(shape, frozenset):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_logging, settings_line
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import write_json
@@ -90,6 +91,7 @@ def _write(
     from s0_dataset_generation.dataset_plots import plot_audit
 
     stem = folder / f"{data.path.stem}_audit"
+    claim_output(stem.with_suffix(".json"), stem.with_suffix(".png"))
     origin = {
         "format_version": FORMAT_VERSION,
         "input": data.path.name,

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from concept_evaluation.splits import near_duplicate_pairs, similarity_groups
+from concept_evaluation.splits import similarity_groups
 from s0_dataset_generation.function_words import FUNCTION_WORDS, TOKEN_PATTERN
 from s0_dataset_generation.labelled_sentences import LABELS
 from s0_dataset_generation.trait_words import TraitWords, word_pattern
@@ -60,13 +60,13 @@ def audit(
     n_words = np.array([len(sentence.split()) for sentence in sentences])
     openings = Counter(" ".join(_words(sentence)[:OPENING_WORDS]) for sentence in sentences)
     first_words = Counter(words[0] for sentence in sentences if (words := _words(sentence)))
-    neighbours = {index for pair in near_duplicate_pairs(sentences, NEIGHBOUR_COSINE) for index in pair[:2]}
+    clusters = neighbour_clusters(sentences)
     return {
         "n_sentences": len(sentences),
         "label_counts": {str(label): int((labels == label).sum()) for label in LABELS},
         "exact_duplicates": exact_duplicates(sentences),
-        "neighbour_share": len(neighbours) / len(sentences),
-        "neighbour_clusters": neighbour_clusters(sentences),
+        "neighbour_share": sum(map(len, clusters)) / len(sentences),
+        "neighbour_clusters": clusters,
         "words": {str(label): _distribution(n_words[labels == label]) for label in LABELS},
         "punctuation_per_sentence": {label: _punctuation(texts) for label, texts in texts_of.items()},
         "trait_word_share": {
@@ -129,7 +129,8 @@ def normal_form(sentence: str) -> str:
 def neighbour_clusters(sentences: Sequence[str]) -> list[list[int]]:
     """Indices of sentences joined by a cosine above 0.5, the largest clusters first."""
     groups = similarity_groups(sentences, threshold=NEIGHBOUR_COSINE)
-    clusters = [np.flatnonzero(groups == group).tolist() for group in np.flatnonzero(np.bincount(groups) > 1)]
+    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
+    clusters = [cluster.tolist() for cluster in members if len(cluster) > 1]
     return sorted(clusters, key=lambda cluster: (-len(cluster), cluster))
 
 

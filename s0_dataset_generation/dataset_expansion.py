@@ -148,7 +148,7 @@ class Expansion:
 
     def remove_temporary(self) -> None:
         """Delete the intermediate files, and their folder unless something else stands in it."""
-        for path in (self._temporary / _UNLABELLED, self._temporary / _RATINGS, self.client.journal.path):
+        for path in (*intermediate_paths(self._temporary), self.client.journal.path):
             path.unlink(missing_ok=True)
         if not any(self._temporary.iterdir()):
             self._temporary.rmdir()
@@ -158,6 +158,11 @@ class Expansion:
         judged = Counter(label for _, label in self.labelled)
         counts = ", ".join(f"label {label}: {judged[label]}" for label in LABELS)
         return f"{agreement_text(self.rated)}\n{len(self.labelled)} sentences; {counts}"
+
+
+def intermediate_paths(temporary: Path) -> list[Path]:
+    """What a run writes into its temporary folder, beside the reply journal."""
+    return [temporary / _UNLABELLED, temporary / _RATINGS]
 
 
 def expansion_paths(output: Path) -> list[Path]:

@@ -5,9 +5,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_logging
-from pipeline_common.errors import exit_codes
+from pipeline_common.errors import exit_codes, on_interrupt
 from s0_dataset_generation.generation_arguments import (
+    AFTER_INTERRUPT,
     add_count_arguments,
     add_rater_argument,
     add_trait_arguments,
@@ -57,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 @exit_codes
+@on_interrupt(AFTER_INTERRUPT)
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate, label, write, report."""
     parser = build_parser()
@@ -66,13 +69,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     trait = resolve_trait(arguments, parser)
     output = _output_path(arguments, parser)
 
-    from s0_dataset_generation.dataset_expansion import Expansion, expansion_paths, write_expansion
+    from s0_dataset_generation.dataset_expansion import (
+        Expansion,
+        expansion_paths,
+        intermediate_paths,
+        write_expansion,
+    )
     from s0_dataset_generation.labelled_sentences import read_labelled_sentences
     from s0_dataset_generation.sentence_generation import ESTIMATED_TOKENS_PER_SENTENCE
 
     seeds = read_labelled_sentences(arguments.seed_file, n_distinct_labels=1)
     settings = resolve_settings(arguments, needs_key=not arguments.dry_run)
     temporary = output.with_name(f"{output.stem}_temp")
+    if not arguments.dry_run:
+        claim_output(*expansion_paths(output), *intermediate_paths(temporary))
     client = LLMClient(settings, ReplyJournal(temporary / "journal.jsonl"))
     expansion = Expansion(
         client, trait, seeds, arguments.batch_size, arguments.raters, arguments.seed, temporary

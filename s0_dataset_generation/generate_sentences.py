@@ -5,9 +5,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_logging
-from pipeline_common.errors import exit_codes
+from pipeline_common.errors import exit_codes, on_interrupt
 from s0_dataset_generation.generation_arguments import (
+    AFTER_INTERRUPT,
     add_count_arguments,
     add_trait_arguments,
     journal_beside,
@@ -46,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 @exit_codes
+@on_interrupt(AFTER_INTERRUPT)
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate, check, write."""
     parser = build_parser()
@@ -64,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     seeds = read_labelled_sentences(arguments.seed_file, n_distinct_labels=1)
     settings = resolve_settings(arguments, needs_key=not arguments.dry_run)
+    if not arguments.dry_run:
+        claim_output(arguments.output_file)
     journal = ReplyJournal(journal_beside(arguments.output_file))
     client = LLMClient(settings, journal)
     generator = SentenceGenerator(client, trait, seeds, arguments.batch_size, arguments.seed)

@@ -10,6 +10,8 @@ from pipeline_common.errors import UserError
 from s0_dataset_generation.llm_client import LLMRequest, LLMSettings
 from s0_dataset_generation.rubric import RUBRIC, Trait, find_trait
 
+AFTER_INTERRUPT = "the replies so far are kept; run the same command again to go on"
+
 
 def add_trait_arguments(parser: argparse.ArgumentParser) -> None:
     """``--trait``, ``--definition`` and ``--seed``."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import (
     HelpFormatter,
     Stopwatch,
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     output: Path = arguments.output_file
     provenance = output.with_name(f"{output.stem}_provenance.json")
+    claim_output(output, provenance)
     refuse_existing([output, provenance], arguments.overwrite, "--output-file")
     kind, texts = read_ethics(arguments.input_file)
     if kind == COMMONSENSE and arguments.words and not arguments.verdict:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_logging
-from pipeline_common.errors import UserError, exit_codes
+from pipeline_common.errors import UserError, exit_codes, on_interrupt
 from s0_dataset_generation.generation_arguments import (
+    AFTER_INTERRUPT,
     add_rater_argument,
     add_trait_arguments,
     journal_beside,
@@ -55,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 @exit_codes
+@on_interrupt(AFTER_INTERRUPT)
 def main(argv: Sequence[str] | None = None) -> int:
     """Read, label, write, report."""
     parser = build_parser()
@@ -78,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_requests(requests, len(sentences) * arguments.raters * ESTIMATED_TOKENS_PER_LABEL)
         return 0
     output, sidecar = arguments.output_file, ratings_path(arguments.output_file)
+    claim_output(output, sidecar)
     refuse_existing([output, sidecar], arguments.overwrite, "--output-file")
     watch = Stopwatch()
     _log.info(resolved_settings_line(arguments, settings))

@@ -18,7 +18,7 @@ RUBRIC = {
     "talked about, or the trait's opposite being shown",
     2: "loosely related: the trait is hinted at, weak, partial, mixed, contemplated or ambiguous, and a "
     "reader leans to 'somewhat'",
-    3: "clearly shown: somebody in the text plainly shows the trait",
+    3: "clearly shown: somebody or something in the text plainly shows the trait",
 }
 
 DEFINITIONS = {
@@ -94,7 +94,7 @@ def generation_messages(
         "its id.",
     ]
     return _messages(
-        "You write short English texts about people for a research dataset. You follow the briefs exactly "
+        "You write short English texts for a research dataset. You follow the briefs exactly "
         "and invent varied, natural, concrete situations with names from many cultures.",
         text,
     )

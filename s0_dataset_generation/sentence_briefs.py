@@ -10,18 +10,18 @@ MANNERS = {
         "people busy together, with nothing of the trait or its opposite",
     ),
     1: (
-        "uses words that are typical of the trait, but nobody shows it",
+        "uses words that are typical of the trait, but nobody and nothing shows it",
         "shows the trait's opposite",
         "the trait is denied, reported, feared or discussed, but not shown",
     ),
     2: (
         "the trait is hinted at, not certain",
-        "somebody considers acting out the trait, or begins and stops",
+        "the trait threatens, is considered or begins, and then comes to nothing",
         "the trait is mixed with its opposite, or excused by circumstances",
         "a mild everyday form of the trait",
     ),
     3: (
-        "the trait is plain from the deed",
+        "the trait is plain from what is done or what happens",
         "the trait is plain from what somebody says",
         "the trait is shown with none of the words usually used for it",
         "the trait is plain and somebody in the text names it",

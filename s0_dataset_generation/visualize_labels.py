@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, configure_logging
 from pipeline_common.errors import exit_codes
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     data = read_labelled_sentences(arguments.csv, n_distinct_labels=1)
     output = arguments.output or DEFAULT_OUTPUT_DIR / f"{arguments.csv.stem}_labels.png"
+    claim_output(output)
     plot_labels(output, f"{arguments.csv.stem}: {len(data.sentences)} sentences", data.sentences, data.labels)
     print(output)
     return 0

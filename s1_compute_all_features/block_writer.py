@@ -9,6 +9,7 @@ from pipeline_common.files import read_json, sha256_of_file, write_json, write_n
 from s1_compute_all_features.pooling import POOLINGS, SparseActivations, pool_dense
 from s1_compute_all_features.store_layout import (
     CHECKSUMS,
+    HALVED,
     TOKEN_ARRAYS,
     TokenTable,
     block_folder,
@@ -60,6 +61,16 @@ class BlockWriter:
         path = self.folder / CHECKSUMS
         recorded: dict[str, str] = read_json(path, "list of checksums") if path.exists() else {}
         return recorded
+
+    @property
+    def batches_halved(self) -> bool:
+        """Whether memory ran out in the block, in this run or an earlier one."""
+        return (self.folder / HALVED).is_file()
+
+    def note_halving(self) -> None:
+        """Put down that memory ran out in the block, before anything is written that may differ by it."""
+        if not self.batches_halved:
+            write_json(self.folder / HALVED, {"batches_halved": True})
 
     def write_tokens(self, tokens: TokenTable) -> None:
         """Write the block's tokens; sentence_index counts over the whole store."""

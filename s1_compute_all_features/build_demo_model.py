@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from concept_evaluation.splits import near_duplicate_pairs
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_logging
-from pipeline_common.errors import exit_codes
-from pipeline_common.files import check_way, read_json, sha256_of_json, write_json, write_npz
+from pipeline_common.errors import UserError, exit_codes
+from pipeline_common.files import check_way, read_json, scratch_folder, sha256_of_json, write_json, write_npz
 from pipeline_common.provenance import library_versions
 from s0_dataset_generation.labelled_sentences import assign_split, read_labelled_sentences
 from s1_compute_all_features.sae_configurations import (
@@ -242,54 +243,71 @@ def build(output: Path, texts: Sequence[str], recipe: Recipe, inputs: dict[str, 
 
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
-    work = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        tokenizer = train_tokenizer(texts, recipe)
-        language_model = train_language_model(texts, tokenizer, recipe)
-        tokenizer.save_pretrained(work / LANGUAGE_MODEL)
-        language_model.save_pretrained(work / LANGUAGE_MODEL)
-        states = hidden_states_of(work / LANGUAGE_MODEL, texts, recipe.n_layers)
-        entries: list[SaeEntry] = []
-        for layer in range(recipe.n_layers):
-            for l0 in recipe.l0s:
-                logger.info(
-                    "SAE %d of %d: layer %d, l0 %d",
-                    len(entries) + 1,
-                    recipe.n_layers * len(recipe.l0s),
-                    layer,
-                    l0,
-                )
-                path = f"layer_{layer}/width_{recipe.d_sae}/average_l0_{l0}"
-                write_npz(work / "saes" / path / "params.npz", train_sae(states[layer], l0, recipe))
-                entries.append(
-                    SaeEntry(
-                        name=f"layer_{layer:02d}_l0_{l0}",
-                        layer=layer,
-                        average_l0=l0,
-                        hook=f"blocks.{layer}.hook_resid_post",
-                        sae_id=path,
-                        path=path,
-                        neuronpedia_id="",
-                    )
-                )
-        configurations = SaeConfigurations(
-            format_version=FORMAT_VERSION,
-            description="Embedded demonstration model: a tiny Gemma-2 trained on the shipped "
-            "train-split sentences",
-            model=ModelEntry(id=LANGUAGE_MODEL, demonstration=True),
-            release="",
-            repo_id="",
-            sae_root="saes",
-            weights_format="gemma_scope",
-            saes=tuple(entries),
-        )
-        write_json(work / CONFIGURATION, configurations_as_json(configurations))
-        write_json(work / BUILD, inputs)
-        shutil.rmtree(output, ignore_errors=True)
-        os.replace(work, output)
+        with scratch_folder(output) as work:
+            _build_in(work, texts, recipe, inputs)
+            shutil.rmtree(output, ignore_errors=True)
+            os.replace(work, output)
     finally:
-        shutil.rmtree(work, ignore_errors=True)
         torch.set_num_threads(threads)
+
+
+def _build_in(work: Path, texts: Sequence[str], recipe: Recipe, inputs: dict[str, Any]) -> None:
+    tokenizer = train_tokenizer(texts, recipe)
+    language_model = train_language_model(texts, tokenizer, recipe)
+    _save(work / LANGUAGE_MODEL, tokenizer, language_model)
+    states = hidden_states_of(work / LANGUAGE_MODEL, texts, recipe.n_layers)
+    entries: list[SaeEntry] = []
+    for layer in range(recipe.n_layers):
+        for l0 in recipe.l0s:
+            logger.info(
+                "SAE %d of %d: layer %d, l0 %d",
+                len(entries) + 1,
+                recipe.n_layers * len(recipe.l0s),
+                layer,
+                l0,
+            )
+            path = f"layer_{layer}/width_{recipe.d_sae}/average_l0_{l0}"
+            write_npz(work / "saes" / path / "params.npz", train_sae(states[layer], l0, recipe))
+            entries.append(
+                SaeEntry(
+                    name=f"layer_{layer:02d}_l0_{l0}",
+                    layer=layer,
+                    average_l0=l0,
+                    hook=f"blocks.{layer}.hook_resid_post",
+                    sae_id=path,
+                    path=path,
+                    neuronpedia_id="",
+                )
+            )
+    configurations = SaeConfigurations(
+        format_version=FORMAT_VERSION,
+        description="Embedded demonstration model: a tiny Gemma-2 trained on the shipped "
+        "train-split sentences",
+        model=ModelEntry(id=LANGUAGE_MODEL, demonstration=True),
+        release="",
+        repo_id="",
+        sae_root="saes",
+        weights_format="gemma_scope",
+        saes=tuple(entries),
+    )
+    write_json(work / CONFIGURATION, configurations_as_json(configurations))
+    write_json(work / BUILD, inputs)
+
+
+def _save(folder: Path, *parts: Any) -> None:
+    """Save tokenizer and model as transformers does.
+
+    Raises:
+        UserError: the disk is full, which the weights' own library says in an error of its own.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        for part in parts:
+            part.save_pretrained(folder)
+    except SafetensorError as error:
+        raise UserError(f"{folder}: cannot be written ({error}); make room there, then run again") from None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -335,6 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{output / CONFIGURATION}: up to date")
         return 0
     check_way(output, True, "demonstration model", BUILD)
+    claim_output(output, marker=BUILD)
     logger.info("%d train-split sentences of %d shipped datasets", len(texts), len(TRAITS))
     build(output, texts, recipe, inputs)
     print(f"{output / CONFIGURATION}: {recipe.n_layers * len(recipe.l0s)} SAEs in {watch.seconds:.0f} s")

@@ -10,11 +10,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline_common.errors import UserError
+from pipeline_common.files import npy_header
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +34,13 @@ def matrix_from_npz(path: Path, name: str) -> "torch.Tensor":
             member = f"{name}.npy"
             if member not in archive.namelist():
                 raise UserError(f"{path}: array {name!r} is missing; fetch the SAE again")
+            if archive.getinfo(member).compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"array {name!r} is compressed, so that it could unpack to any size")
             with archive.open(member) as stream:
-                (n_rows, n_columns), by_columns, dtype = _npy_header(stream)
-                size = archive.getinfo(member).file_size - stream.tell()
-                if size != n_rows * n_columns * dtype.itemsize:
-                    raise ValueError(f"{size} bytes for an array of {n_rows} x {n_columns} {dtype}")
+                shape, by_columns, dtype = npy_header(stream, archive.getinfo(member).file_size)
+                if len(shape) != 2 or dtype.kind != "f":
+                    raise ValueError(f"expected a matrix of floats, found {dtype} of shape {shape}")
+                n_rows, n_columns = shape
                 outer, inner = (n_columns, n_rows) if by_columns else (n_rows, n_columns)
 
                 def strip(first: int, last: int) -> "torch.Tensor":
@@ -67,21 +70,6 @@ def matrix_from_safetensors(path: Path, name: str) -> "torch.Tensor":
             return _assemble(outer, inner, lambda first, last: matrix[first:last].float(), turn=True)
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or not an SAE's weights ({error}); fetch it again") from error
-
-
-def _npy_header(stream: Any) -> tuple[tuple[int, int], bool, np.dtype[Any]]:
-    """Shape, whether the columns are contiguous, and dtype of the matrix that follows in the stream."""
-    version = np.lib.format.read_magic(stream)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"NPY version {version}")
-    shape, by_columns, dtype = read(stream)
-    if len(shape) != 2 or dtype.kind != "f":
-        raise ValueError(f"expected a matrix of floats, found {dtype} of shape {shape}")
-    return shape, by_columns, dtype
 
 
 def _assemble(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import (
     HelpFormatter,
     Stopwatch,
@@ -16,9 +17,9 @@ from pipeline_common.command_line import (
     positive_int,
     settings_line,
 )
-from pipeline_common.errors import UserError, exit_codes
+from pipeline_common.errors import UserError, exit_codes, on_interrupt
 from pipeline_common.files import write_json
-from s1_compute_all_features.feature_store import HIDDEN_STATES
+from s1_compute_all_features.feature_store import HIDDEN_STATES, MANIFEST
 from s1_compute_all_features.process_group import gathered, process_group, wait_for_all
 from s1_compute_all_features.sae_configurations import (
     GEMMA_SCOPE,
@@ -124,6 +125,7 @@ def names_or_none(text: str) -> list[str]:
 
 
 @exit_codes
+@on_interrupt("what is complete is kept; add --resume to the same command to go on")
 def main(argv: Sequence[str] | None = None) -> int:
     """Extract; exit code 0 done, 1 the data or the run failed, 2 wrong usage."""
     parser = build_parser()
@@ -138,6 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--screening on needs --sae-dtype float32")
     configure_logging("s1_compute_all_features")
     with process_group() as (rank, world):
+        if rank == 0:
+            for output in arguments.output:
+                claim_output(output, marker=MANIFEST)
         return _extract(arguments, rank, world)
 
 
@@ -325,6 +330,7 @@ def _finish(
             {
                 "seconds": {**measured.seconds, "total": watch.seconds},
                 "host": {"machine": platform.machine(), "system": platform.system(), "processes": run.world},
+                "batches_halved": measured.n_halved,
                 "mean_l0_measured": mean_l0,
                 "variance_explained": explained or None,
             },

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline_common.command_line import Stopwatch
 from pipeline_common.errors import UserError
+from s1_compute_all_features.batch_halving import in_parts, is_out_of_memory, out_of_memory
 from s1_compute_all_features.feature_store import (
     EMBEDDINGS,
     BlockWriter,
@@ -25,6 +26,7 @@ from s1_compute_all_features.language_model import (
     forward_states,
     length_sorted_batches,
 )
+from s1_compute_all_features.pooling import concatenate_rows
 from s1_compute_all_features.sae_encoder import SaeEncoder, ThresholdEncoder, load_encoder
 from s1_compute_all_features.sae_weights import LocatedSae, load_with_sae_lens, read_decoder
 from s1_compute_all_features.work_plan import BlockKey, Extraction, Measurements, plan_units, share_of
@@ -46,15 +48,22 @@ def run_units(run: Extraction, on_progress: Callable[[int], object]) -> Measurem
         on_progress: called with the number of tokens that passed the model or an SAE.
 
     Raises:
-        UserError: a hidden state is not finite, or an SAE does not fit the model.
+        UserError: a hidden state is not finite, an SAE does not fit the model, or memory runs out where
+            there is no batch to halve.
     """
     measured = Measurements()
     units = plan_units(run)
-    with _Background(measured) as background:
-        for number, unit in enumerate(units):
-            share = share_of(run, number, len(units))
-            if share is not None:
-                _run_unit(run, unit, share, measured, background, on_progress)
+    try:
+        with _Background(measured) as background:
+            for number, unit in enumerate(units):
+                share = share_of(run, number, len(units))
+                if share is not None:
+                    _run_unit(run, unit, share, measured, background, on_progress)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory("reading an SAE or keeping a block's hidden states") from error
+    measured.n_halved = sum(limit.n_halved for limit in measured.limits.values())
     return measured
 
 
@@ -204,7 +213,20 @@ def _encode_block(
             f"{inputs.shape[1]}: it belongs to another model"
         )
     watch = Stopwatch()
-    activations = encoder.encode(inputs.to(run.device), center=run.configurations.model.center_residual)
+    center = run.configurations.model.center_residual
+    parts = [
+        activations
+        for _, activations in in_parts(
+            range(len(inputs)),
+            lambda part: encoder.encode(inputs[part[0] : part[-1] + 1].to(run.device), center),
+            len,
+            measured.limits["encode"],
+            "token",
+        )
+    ]
+    if len(parts) > 1:
+        _writer(run, key).note_halving()
+    activations = concatenate_rows(parts)
     measured.seconds["encode"] += watch.seconds
     counts = measured.active[located.entry.name]
     counts[0] += len(activations.data)
@@ -259,20 +281,29 @@ def _forward_block(
     starts = np.concatenate([[0], np.cumsum(lengths)])
     wanted = sorted({*task.layers, *(located.entry.input_layer for located in run.saes)})
     states: dict[int | str, torch.Tensor] = {}
-    for batch in length_sorted_batches([len(sentence.ids) for sentence in sentences], run.batch_tokens):
-        captured = forward_states(run.model, [sentences[index] for index in batch], wanted)
-        rows = torch.from_numpy(
-            np.concatenate([np.arange(starts[index], starts[index + 1]) for index in batch])
-        )
+
+    def compute(part: Sequence[int]) -> dict[int | str, torch.Tensor]:
+        captured = forward_states(run.model, [sentences[index] for index in part], wanted)
         for layer, values in captured.items():
             if not torch.isfinite(values).all():
-                raise _not_finite(
-                    layer, values, [lengths[index] for index in batch], [block[i] for i in batch]
-                )
-            if layer not in states:
-                states[layer] = torch.empty((int(starts[-1]), values.shape[1]), dtype=values.dtype)
-            states[layer][rows] = values.cpu()
-        on_progress(len(rows))
+                raise _not_finite(layer, values, [lengths[index] for index in part], [block[i] for i in part])
+        return {layer: values.cpu() for layer, values in captured.items()}
+
+    def positions(part: Sequence[int]) -> int:
+        return len(part) * max(len(sentences[index].ids) for index in part)
+
+    for batch in length_sorted_batches([len(sentence.ids) for sentence in sentences], run.batch_tokens):
+        for part, captured in in_parts(batch, compute, positions, measured.limits["forward"], "sentence"):
+            if len(part) < len(batch):
+                _writer(run, key).note_halving()
+            rows = torch.from_numpy(
+                np.concatenate([np.arange(starts[index], starts[index + 1]) for index in part])
+            )
+            for layer, values in captured.items():
+                if layer not in states:
+                    states[layer] = torch.empty((int(starts[-1]), values.shape[1]), dtype=values.dtype)
+                states[layer][rows] = values
+            on_progress(len(rows))
     measured.seconds["forward"] += watch.seconds
     return states
 

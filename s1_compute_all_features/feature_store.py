@@ -9,7 +9,7 @@ A file that carries its final name is complete: every write is a temporary sibli
 `checksums.json` closes a block, ``"complete": true`` in the manifest closes the store. NumPy only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -26,11 +26,13 @@ from s1_compute_all_features.pooling import (
     pool_dense,
     pool_sparse,
 )
+from s1_compute_all_features.store_checks import check_activations, check_states, check_tokens, integers
 from s1_compute_all_features.store_layout import (
     EMBEDDINGS,
     FORMAT_VERSION,
     HIDDEN_STATES,
     MANIFEST,
+    NEURONPEDIA_ID,
     SENTENCE_COLUMNS,
     SENTENCES,
     TOKEN_ARRAYS,
@@ -53,6 +55,7 @@ __all__ = [
     "FORMAT_VERSION",
     "HIDDEN_STATES",
     "MANIFEST",
+    "NEURONPEDIA_ID",
     "POOLINGS",
     "SENTENCES",
     "SENTENCE_COLUMNS",
@@ -104,33 +107,47 @@ class FeatureStore:
             self.saes = [StoredSae(**entry) for entry in self.manifest["saes"]]
             self.layers: list[int] = self.manifest["layers"]
             self._blocks: list[dict[str, int]] = self.manifest["blocks"]
-        except (KeyError, TypeError) as error:
+        except TypeError as error:
             raise UserError(f"{path / MANIFEST}: damaged ({error}); make the store again") from None
         self._read_sentences()
 
     def _read_sentences(self) -> None:
         path = self.path / SENTENCES
         header, rows = read_csv(path, "store's sentence table")
+        expected = self.manifest.get("sentences_sha256")
+        if expected is not None and sha256_of_file(path) != expected:
+            raise UserError(
+                f"{path}: damaged or changed since the store was finished; extract_sae_features.py --verify "
+                "mends it"
+            )
         if tuple(header[: len(SENTENCE_COLUMNS)]) != SENTENCE_COLUMNS:
             raise UserError(
                 f"{path}: expected the columns {', '.join(SENTENCE_COLUMNS)} first; make the store again"
             )
         columns = {name: [cells[index] for _, cells in rows] for index, name in enumerate(header)}
-        if len(rows) != sum(block["n_sentences"] for block in self._blocks):
+        columns.pop("sentence_index")
+        self.sentences = columns.pop("sentence")
+        labels = columns.pop("concept_strength_label")
+        self._labels = integers(path, "concept_strength_label", labels, 0, 3) if any(labels) else None
+        self.groups = integers(path, "group", columns.pop("group"), 0)
+        self.n_tokens = integers(path, "n_tokens", columns.pop("n_tokens"), 1)
+        splits = columns.pop("split")
+        if odd := set(splits) - {"train", "test"}:
+            raise UserError(
+                f"{path}: column split holds {min(odd)!r}, neither train nor test; make the store again"
+            )
+        self.held_out = np.array([split == "test" for split in splits], dtype=bool)
+        self.further_columns = columns
+        ends = np.cumsum([block["n_sentences"] for block in self._blocks])
+        counted = np.cumsum([block["n_tokens"] for block in self._blocks])
+        if not rows or len(rows) != sum(block["n_sentences"] for block in self._blocks):
             raise UserError(
                 f"{path}: {len(rows)} sentences, the manifest counts others; make the store again"
             )
-        self.sentences = columns.pop("sentence")
-        try:
-            columns.pop("sentence_index")
-            labels = columns.pop("concept_strength_label")
-            self._labels = np.array(labels, dtype=np.int64) if any(labels) else None
-            self.groups = np.array(columns.pop("group"), dtype=np.int64)
-            self.n_tokens = np.array(columns.pop("n_tokens"), dtype=np.int64)
-        except ValueError as error:
-            raise UserError(f"{path}: a number was expected ({error}); make the store again") from None
-        self.held_out = np.array([split == "test" for split in columns.pop("split")], dtype=bool)
-        self.further_columns = columns
+        if not np.array_equal(self.starts[ends], counted):
+            raise UserError(
+                f"{path}: n_tokens does not add up to the tokens that the manifest counts; make the store again"
+            )
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -173,13 +190,20 @@ class FeatureStore:
     @cached_property
     def tokens(self) -> TokenTable:
         """All stored tokens."""
-        blocks = [self._read(block, "tokens.npz", TOKEN_ARRAYS) for block in range(len(self._blocks))]
+        blocks = list(self._token_blocks())
         return TokenTable(*(np.concatenate([block[name] for block in blocks]) for name in TOKEN_ARRAYS))
 
     @cached_property
     def content(self) -> np.ndarray:
-        """Bool [n_tokens]: the token holds a letter or digit."""
-        return is_content(self.tokens.text)
+        """Bool [n_tokens]: the token holds a letter or digit. The texts are in memory block by block."""
+        return np.concatenate([is_content(block["text"]) for block in self._token_blocks()])
+
+    def _token_blocks(self) -> Iterator[dict[str, np.ndarray]]:
+        for block, (_, tokens) in enumerate(self._block_ranges()):
+            arrays = self._read(block, "tokens.npz", TOKEN_ARRAYS)
+            sentences = np.searchsorted(self.starts, np.arange(tokens.start, tokens.stop), side="right") - 1
+            check_tokens(block_folder(self.path, block) / "tokens.npz", arrays, sentences)
+            yield arrays
 
     def find_sae(self, layer: int, average_l0: int | None = None) -> StoredSae:
         """The SAE of a layer, by its l0 where the layer has several.
@@ -206,12 +230,17 @@ class FeatureStore:
         return concatenate_rows([self._block_activations(block, sae) for block in range(len(self._blocks))])
 
     def pooled_activations(self, sae: StoredSae, pooling: str = "max") -> SparseActivations:
-        """Activations of every sentence: [n_sentences, d_sae]; block by block, so memory stays small."""
-        parts = []
+        """Activations of every sentence: [n_sentences, d_sae]."""
+        return concatenate_rows(list(self.pooled_blocks(sae, pooling)))
+
+    def pooled_blocks(self, sae: StoredSae, pooling: str = "max") -> Iterator[SparseActivations]:
+        """Activations of the sentences of one block after the other: [n_sentences of it, d_sae].
+
+        For those who keep only some of it: one block is in memory, whatever the store holds.
+        """
         for block, (starts, tokens) in enumerate(self._block_ranges()):
             activations = self._block_activations(block, sae)
-            parts.append(pool_sparse(activations, starts - starts[0], self.content[tokens], pooling))
-        return concatenate_rows(parts)
+            yield pool_sparse(activations, starts - starts[0], self.content[tokens], pooling)
 
     def feature_activations(self, sae: StoredSae, feature_ids: Sequence[int]) -> np.ndarray:
         """Some features on every stored token: float32 [n_tokens, n_features].
@@ -254,10 +283,13 @@ class FeatureStore:
         if self.hidden_states_stored == "pooled":
             self._check_layer(layer)
             name, array = hidden_file_name(layer), pooled_name(pooling)
-            blocks = range(len(self._blocks))
-            return np.concatenate([self._read(block, name, (array,))[array] for block in blocks]).astype(
-                np.float32
-            )
+            pooled = []
+            for block, counts in enumerate(self._blocks):
+                states = self._read(block, name, (array,))[array]
+                shape = (counts["n_sentences"], self.manifest["model"]["d_model"])
+                check_states(block_folder(self.path, block) / name, states, shape)
+                pooled.append(states)
+            return np.concatenate(pooled).astype(np.float32)
         parts = []
         for block, (starts, tokens) in enumerate(self._block_ranges()):
             states = self._block_states(block, layer)
@@ -276,20 +308,9 @@ class FeatureStore:
     def _block_activations(self, block: int, sae: StoredSae) -> SparseActivations:
         name = sae_file_name(sae.name)
         arrays = self._read(block, name, ("data", "indices", "indptr", "shape"))
-        data, indices, indptr = arrays["data"], arrays["indices"], arrays["indptr"]
         expected = (self._blocks[block]["n_tokens"], sae.d_sae)
-        sound = (
-            tuple(arrays["shape"]) == expected
-            and len(indptr) == expected[0] + 1
-            and len(data) == len(indices) == indptr[-1]
-        )
-        if not sound:
-            raise UserError(
-                f"{block_folder(self.path, block) / name}: does not hold {expected[0]} tokens x "
-                f"{expected[1]} "
-                "features as the manifest says; make the store again"
-            )
-        return SparseActivations(data, indices, indptr, expected)
+        check_activations(block_folder(self.path, block) / name, arrays, expected)
+        return SparseActivations(arrays["data"], arrays["indices"], arrays["indptr"], expected)
 
     def _check_layer(self, layer: int | str) -> None:
         if self.hidden_states_stored == "none":
@@ -305,12 +326,7 @@ class FeatureStore:
         name = hidden_file_name(layer)
         states = self._read(block, name, ("states",))["states"]
         expected = (self._blocks[block]["n_tokens"], self.manifest["model"]["d_model"])
-        if states.shape != expected:
-            raise UserError(
-                f"{block_folder(self.path, block) / name}: shape {states.shape}, the manifest says "
-                f"{expected}; "
-                "make the store again"
-            )
+        check_states(block_folder(self.path, block) / name, states, expected)
         return states
 
     def _read(self, block: int, name: str, arrays: Sequence[str]) -> dict[str, np.ndarray]:

@@ -13,12 +13,16 @@ from s1_compute_all_features.feature_store import EMBEDDINGS
 from s1_compute_all_features.fingerprints import fingerprint_of_folder
 from s1_compute_all_features.hub import resolve_folder, unavailable
 from s1_compute_all_features.sae_configurations import ModelEntry
+from s1_compute_all_features.tokenised_sentences import TokenisedSentence, TokenisedSentences
 
 if TYPE_CHECKING:
     import torch
 
 BLOCK_INPUT = -1
 """Key of the residual stream in front of block 0, among the layers of a forward pass."""
+
+
+_SENTENCES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -45,23 +49,6 @@ class LanguageModel:
     def n_layers(self) -> int:
         """Number of transformer blocks."""
         return len(self.blocks)
-
-
-@dataclass(frozen=True)
-class TokenisedSentence:
-    """A sentence as the model reads it.
-
-    Attributes:
-        ids: int64, special tokens included.
-        stored: bool, False for special tokens: they go into the model and stay out of the store.
-        texts: the stored tokens as text.
-        positions: int64, place of each stored token among the sentence's non-special ones.
-    """
-
-    ids: np.ndarray
-    stored: np.ndarray
-    texts: list[str]
-    positions: np.ndarray
 
 
 def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype: str) -> LanguageModel:
@@ -92,6 +79,7 @@ def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype
             dtype=getattr(torch, dtype),
             attn_implementation="eager",
             trust_remote_code=False,
+            use_safetensors=True,  # the older format is a pickle
         )
         # The cache keeps every commit in a folder of its name.
         commit = (
@@ -99,7 +87,7 @@ def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype
             if folder
             else Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision)).parent.name
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # what stands in a model's files makes transformers fail in any way
         raise unavailable(f"model {entry.id}", "" if folder else entry.id, error) from error
     model.to(device).eval()
     text_config = model.config.get_text_config()
@@ -144,7 +132,7 @@ def find_blocks(model: Any, n_layers: int, model_id: str) -> Any:
 
 def tokenise(
     model: LanguageModel, sentences: Sequence[str], prepend_bos: bool, final_only: bool = False
-) -> list[TokenisedSentence]:
+) -> TokenisedSentences:
     """Token ids of every sentence, with and without its special tokens.
 
     Args:
@@ -156,6 +144,24 @@ def tokenise(
     Raises:
         UserError: a sentence has no token but special ones, or more than the model takes.
     """
+    # In strips: what the tokenizer returns of a sentence takes many times its text.
+    strips = range(0, len(sentences), _SENTENCES_AT_ONCE)
+    texts_of_id: dict[int, str] = {}
+    return TokenisedSentences(
+        tokenised
+        for first in strips
+        for tokenised in _tokenised_strip(model, sentences, first, prepend_bos, final_only, texts_of_id)
+    )
+
+
+def _tokenised_strip(
+    model: LanguageModel,
+    sentences: Sequence[str],
+    first: int,
+    prepend_bos: bool,
+    final_only: bool,
+    texts_of_id: dict[int, str],
+) -> Iterator[TokenisedSentence]:
     tokenizer = model.tokenizer
     bos = tokenizer.bos_token_id
     special_ids = {
@@ -163,11 +169,10 @@ def tokenise(
         for token in (bos, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id)
         if token is not None
     }
-    texts_of_id: dict[int, str] = {}
-    encoded = tokenizer(list(sentences), add_special_tokens=True, return_special_tokens_mask=True)
-    result = []
+    strip = list(sentences[first : first + _SENTENCES_AT_ONCE])
+    encoded = tokenizer(strip, add_special_tokens=True, return_special_tokens_mask=True)
     for index, (ids, special) in enumerate(
-        zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+        zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True), start=first
     ):
         if bos is not None and prepend_bos and ids[:1] != [bos]:
             ids, special = [bos, *ids], [1, *special]
@@ -183,8 +188,7 @@ def tokenise(
                 f"sentence {index} has {len(ids)} tokens, the model takes {model.max_tokens}; shorten it "
                 f"({sentences[index][:60]!r}...)"
             )
-        result.append(_tokenised(tokenizer, ids, np.array(stored), final_only, texts_of_id))
-    return result
+        yield _tokenised(tokenizer, ids, np.array(stored), final_only, texts_of_id)
 
 
 def _tokenised(

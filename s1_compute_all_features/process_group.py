@@ -40,11 +40,11 @@ def gathered(measured: Measurements, world: int) -> Measurements:
 
     parts: list[Any] = [None] * world
     # Sent as plain values: the objects themselves hold factories.
-    values = (dict(measured.seconds), dict(measured.active), measured.explained)
+    values = (dict(measured.seconds), dict(measured.active), measured.explained, measured.n_halved)
     torch.distributed.all_gather_object(parts, values)
     merged = Measurements()
-    for seconds, active, explained in parts:
-        part = Measurements()
+    for seconds, active, explained, n_halved in parts:
+        part = Measurements(n_halved=n_halved)
         part.seconds.update(seconds)
         part.active.update(active)
         part.explained.update(explained)

@@ -7,15 +7,15 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline_common.command_line import HelpFormatter
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import make_way, read_json, write_json
-from s1_compute_all_features.feature_store import input_layer_of
+from s1_compute_all_features.feature_store import NEURONPEDIA_ID, input_layer_of
 
 FORMAT_VERSION: Literal[1] = 1
 STAGE_FOLDER = Path(__file__).resolve().parent
@@ -58,7 +58,7 @@ class SaeEntry(_Strict):
         average_l0: published mean number of active latents per token, rounded; None where unknown.
         hook: the site that it reads, ``blocks.N.hook_resid_post`` or ``blocks.N.hook_resid_pre``.
         sae_id: its id within the sae-lens release.
-        path: its folder in the repository, or below ``--sae-root``.
+        path: its folder in the repository, or below ``--sae-root``; never one outside.
         neuronpedia_id: empty where Neuronpedia has no page.
     """
 
@@ -68,7 +68,17 @@ class SaeEntry(_Strict):
     hook: str
     sae_id: str
     path: str
-    neuronpedia_id: str
+    neuronpedia_id: str = Field(pattern=f"^({NEURONPEDIA_ID})$")
+
+    @field_validator("path")
+    @classmethod
+    def _stays_below(cls, path: str) -> str:
+        for kind in (PurePosixPath(path), PureWindowsPath(path)):
+            if kind.is_absolute() or kind.drive or ".." in kind.parts:
+                raise ValueError(
+                    f"{path!r} leaves the repository or the SAE folder; write it without / and .."
+                )
+        return path
 
     @model_validator(mode="after")
     def _reads_the_residual_stream(self) -> "SaeEntry":

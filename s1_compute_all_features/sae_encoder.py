@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import SparseActivations
 from s1_compute_all_features.sae_configurations import SaeConfigurations
 from s1_compute_all_features.sae_weights import (
@@ -234,16 +235,31 @@ def load_encoder(
         dtype: precision of the encoder's product; screening needs float32.
 
     Raises:
-        UserError: damaged weights, or an SAE that was trained on something else than the
+        UserError: damaged weights or NaN among them, or an SAE that was trained on something else than the
             configuration says.
     """
     import torch
 
     weights = read_threshold_weights(located, configurations)
     if weights is None:
-        sae = load_with_sae_lens(located, configurations, device)
-        return SaeLensEncoder(sae.to(dtype=getattr(torch, dtype)))
-    return ThresholdEncoder(weights, device, screening, dtype)
+        sae = load_with_sae_lens(located, configurations, device).to(dtype=getattr(torch, dtype))
+        _refuse_nan(located, any(bool(tensor.isnan().any()) for tensor in sae.state_dict().values()))
+        return SaeLensEncoder(sae)
+    encoder = ThresholdEncoder(weights, device, screening, dtype)
+    # A norm is finite only where every weight of its row is.
+    finite = encoder.row_norms.isfinite().all() and encoder.b_enc.isfinite().all()
+    _refuse_nan(located, not finite or bool(encoder.threshold.isnan().any()))
+    return encoder
+
+
+def _refuse_nan(located: LocatedSae, found: bool) -> None:
+    """NaN is above no threshold: the features it reaches would be silent, as if they had nothing to say."""
+    if found:
+        where = located.weights or located.entry.sae_id
+        raise UserError(
+            f"SAE {located.entry.name}: weights that are not finite in {where}; fetch them again, or try "
+            "--sae-dtype float32"
+        )
 
 
 def screening_is_faster(device: str) -> bool:

@@ -3,9 +3,12 @@
 Axes: D d_model, F features (d_sae).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_npz
@@ -106,8 +109,11 @@ def sae_width(located: LocatedSae, configurations: SaeConfigurations) -> int:
     if located.weights is None:
         return int(load_with_sae_lens(located, configurations, "cpu").cfg.d_sae)
     if located.weights.name == PARAMS:
-        return len(read_npz(located.weights, ("b_enc",), "Gemma Scope params.npz")["b_enc"])
-    return int(_safetensors(located.weights, "W_enc", shape_only=True)[1])
+        return read_npz(located.weights, ("b_enc",), "Gemma Scope params.npz")["b_enc"].size
+    shape = _safetensors(located.weights, "W_enc", shape_only=True)
+    if len(shape) != 2:
+        raise UserError(f"{located.weights}: W_enc has the shape {tuple(shape)}, no matrix; fetch it again")
+    return int(shape[1])
 
 
 def read_threshold_weights(located: LocatedSae, configurations: SaeConfigurations) -> ThresholdWeights | None:
@@ -126,8 +132,11 @@ def read_threshold_weights(located: LocatedSae, configurations: SaeConfiguration
         return None
     if located.weights.name == PARAMS:
         arrays = read_npz(located.weights, ("b_enc", "threshold"), "Gemma Scope params.npz")
+        _refuse_no_floats(located.weights, arrays)
         b_enc, threshold = (torch.from_numpy(array).float() for array in arrays.values())
-        return ThresholdWeights(matrix_from_npz(located.weights, "W_enc"), b_enc, threshold.clamp(min=0))
+        W_FD = matrix_from_npz(located.weights, "W_enc")
+        _refuse_other_widths(located.weights, W_FD, b_enc=b_enc, threshold=threshold)
+        return ThresholdWeights(W_FD, b_enc, threshold.clamp(min=0))
     cfg = _sae_lens_cfg(located.weights.parent)
     metadata = cfg.get("metadata", {})
     check_training(
@@ -149,11 +158,28 @@ def read_threshold_weights(located: LocatedSae, configurations: SaeConfiguration
         return None
     tensors = {name: _safetensors(located.weights, name).float() for name in names}
     W_FD, b_enc = matrix_from_safetensors(located.weights, "W_enc"), tensors["b_enc"]
+    _refuse_other_widths(located.weights, W_FD, **tensors)
     if cfg.get("apply_b_dec_to_input", True):
         # x - b_dec goes into the bias: (x - b_dec) @ W_enc + b_enc.
         b_enc = b_enc - W_FD @ _safetensors(located.weights, "b_dec").float()
     threshold = tensors.get("threshold", torch.zeros_like(b_enc))
     return ThresholdWeights(W_FD, b_enc, threshold.clamp(min=0))
+
+
+def _refuse_no_floats(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            raise UserError(f"{path}: {name} holds {array.dtype}, not floating-point numbers; fetch it again")
+
+
+def _refuse_other_widths(path: Path, W_FD: "torch.Tensor", **vectors: "torch.Tensor") -> None:
+    """Stop where a vector has not one value for each feature of the matrix."""
+    for name, vector in vectors.items():
+        if vector.shape != W_FD.shape[:1]:
+            raise UserError(
+                f"{path}: {name} has the shape {tuple(vector.shape)}, W_enc has {len(W_FD)} features; "
+                "fetch it again"
+            )
 
 
 def read_decoder(located: LocatedSae) -> "tuple[torch.Tensor, torch.Tensor] | None":

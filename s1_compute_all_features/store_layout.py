@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from pipeline_common.errors import UserError
-from pipeline_common.files import read_json, write_csv, write_json
+from pipeline_common.files import is_changed, read_json, sealed, write_csv, write_json
+from pipeline_common.json_shape import FILE_NAME, NATURAL, POSITIVE, check_shape
 
 FORMAT = "feature_store"
 FORMAT_VERSION = 1
@@ -21,8 +22,35 @@ HIDDEN_STATES = ("all", "pooled", "none")
 MANIFEST = "manifest.json"
 SENTENCES = "sentences.csv"
 CHECKSUMS = "checksums.json"
+HALVED = "out_of_memory.json"
 SENTENCE_COLUMNS = ("sentence_index", "sentence", "concept_strength_label", "split", "group", "n_tokens")
 TOKEN_ARRAYS = ("token_id", "sentence_index", "position", "is_final", "text")
+
+NEURONPEDIA_ID = r"|[^/\s]+/\S+"
+"""``model/source``, or empty."""
+_MANIFEST_SHAPE = {
+    "complete": bool,
+    "model": {"id": str, "d_model": POSITIVE, "demonstration": bool},
+    "saes": [
+        {
+            "name": FILE_NAME,
+            "layer": NATURAL,
+            "average_l0": (None, NATURAL),
+            "d_sae": POSITIVE,
+            "hook": str,
+            "release": str,
+            "sae_id": str,
+            "neuronpedia_id": re.compile(NEURONPEDIA_ID),
+            "fingerprint": str,
+        }
+    ],
+    "layers": [NATURAL],
+    "hidden_states?": frozenset(HIDDEN_STATES),
+    "input": {"file": re.compile(r"[^/\0]+")},
+    "settings?": dict,
+    "blocks": [{"n_sentences": POSITIVE, "n_tokens": POSITIVE}],
+}
+"""What a reader relies on; the names become parts of file names."""
 
 
 @dataclass(frozen=True)
@@ -135,16 +163,24 @@ def write_sentences(store: Path, columns: Mapping[str, Sequence[object]]) -> Non
     write_csv(store / SENTENCES, list(columns), zip(*columns.values(), strict=True))
 
 
-def write_manifest(store: Path, content: Mapping[str, Any]) -> None:
-    """Write ``manifest.json`` with the format's name and version in front."""
-    write_json(store / MANIFEST, {"format": FORMAT, "format_version": FORMAT_VERSION, **content})
+def write_manifest(store: Path, content: Mapping[str, Any], seal: bool = False) -> None:
+    """Write ``manifest.json`` with the format's name and version in front.
+
+    Args:
+        store: the folder.
+        content: of the manifest.
+        seal: add its own digest, so that a change of it is found; for a finished store.
+    """
+    manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
+    write_json(store / MANIFEST, sealed(manifest) if seal else manifest)
 
 
 def read_manifest(store: Path) -> dict[str, Any]:
     """The manifest of a store, complete or not.
 
     Raises:
-        UserError: the folder is not a feature store, or one of another format version.
+        UserError: the folder is not a feature store, or one of another format version, or the manifest was
+            changed since the store was finished, or a key is not what it should be.
     """
     if not store.is_dir():
         raise UserError(f"{store}: no such folder; expected a feature store made by extract_sae_features.py")
@@ -159,6 +195,12 @@ def read_manifest(store: Path) -> dict[str, Any]:
         raise UserError(
             f"{store}: feature store format {manifest.get('format_version')}, this program reads format "
             f"{FORMAT_VERSION}; make the store again with extract_sae_features.py"
+        )
+    check_shape(store / MANIFEST, manifest, _MANIFEST_SHAPE, "make the store again")
+    if is_changed(manifest):
+        raise UserError(
+            f"{store / MANIFEST}: damaged or changed since the store was finished; restore it, or make the "
+            "store again with extract_sae_features.py"
         )
     return manifest
 

@@ -220,8 +220,6 @@ def start_store(store: PreparedStore, overwrite: bool) -> None:
     """Write what a store begins with: its sentences, and a manifest that says it is not complete."""
     if store.source.stored is None:
         make_way(store.task.folder, overwrite, "feature store", MANIFEST)
-    for path in store.task.folder.glob("**/.*.tmp*"):
-        path.unlink()  # what a killed run left half-written
     data, split = store.source.data, store.source.split
     columns: dict[str, Sequence[object]] = {
         "sentence_index": range(len(data.sentences)),
@@ -250,13 +248,14 @@ def finish_store(store: PreparedStore) -> None:
                 "not in "
                 "this run's configuration; run with the configuration that has it"
             )
-        blocks.append({**block, "sha256": writer.close(store.task.file_names)})
+        halved = {"batches_halved": True} if writer.batches_halved else {}
+        blocks.append({**block, "sha256": writer.close(store.task.file_names), **halved})
     closing = {
         "complete": True,
         "blocks": blocks,
         "sentences_sha256": sha256_of_file(store.task.folder / SENTENCES),
     }
-    write_manifest(store.task.folder, {**store.manifest, **closing})
+    write_manifest(store.task.folder, {**store.manifest, **closing}, seal=True)
 
 
 def bytes_to_write(store: PreparedStore) -> int:
@@ -321,7 +320,7 @@ def differences(stored: Any, wanted: Any, at: str = "") -> Iterator[str]:
 
 
 def _refuse_difference(stored: dict[str, Any], wanted: dict[str, Any], output: Path, extend: bool) -> None:
-    closing = {"complete", "blocks", "sentences_sha256"}
+    closing = {"complete", "blocks", "sentences_sha256", "sha256"}
     ignored = {"format", "format_version", *closing, *(("saes", "layers") if extend else ())}
     first = next(
         differences(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from s1_compute_all_features.batch_halving import BatchLimit
 from s1_compute_all_features.feature_store import block_file_names
 from s1_compute_all_features.language_model import LanguageModel, TokenisedSentence
 from s1_compute_all_features.sae_configurations import SaeConfigurations
@@ -85,11 +86,15 @@ class Measurements:
         seconds: per phase; ``write`` runs beside the others.
         active: per SAE the active latents and the tokens that it encoded.
         explained: per SAE the residual and the total sum of squares of the checked tokens.
+        limits: per phase, what a batch may hold since memory ran out in it.
+        n_halved: batches that were halved because memory ran out.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     active: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     explained: dict[str, tuple[float, float]] = field(default_factory=dict)
+    limits: dict[str, BatchLimit] = field(default_factory=lambda: defaultdict(BatchLimit))
+    n_halved: int = 0
 
     def mean_l0(self) -> dict[str, float]:
         """Active latents per token of every SAE that encoded something in this run."""
@@ -101,6 +106,7 @@ class Measurements:
 
     def merge(self, other: "Measurements") -> None:
         """Add another process's measurements; seconds become the slowest process's."""
+        self.n_halved += other.n_halved
         for phase, seconds in other.seconds.items():
             self.seconds[phase] = max(self.seconds[phase], seconds)
         for name, (active, tokens) in other.active.items():

@@ -18,7 +18,7 @@ from pipeline_common.command_line import (
     settings_line,
     usable_cores,
 )
-from pipeline_common.errors import exit_codes
+from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import check_way, make_way, scratch_folder, write_json
 from pipeline_common.provenance import library_versions
 from s1_compute_all_features.feature_store import POOLINGS, FeatureStore, StoredSae
@@ -132,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--input is needed, unless --display-only shows results that exist")
         _analyze(arguments)
     results = read_results(arguments.output)
+    if not results.features:
+        raise UserError(f"{arguments.output}: holds no ranked feature; run without --display-only")
     explanations = read_explanations(arguments.output)
     print(format_report(results, arguments.display_top, arguments.one_per_family, explanations))
     print(f"\nresults: {arguments.output}")

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from pipeline_common.errors import UserError
-from pipeline_common.files import read_csv, read_json, read_npz, write_csv, write_json, write_npz
+from pipeline_common.files import (
+    is_changed,
+    read_csv,
+    read_json,
+    read_npz,
+    sealed,
+    sha256_of_file,
+    write_csv,
+    write_json,
+    write_npz,
+)
 from pipeline_common.json_shape import check_shape
 from s2_find_top_features.summary_shape import EXPLANATIONS_SHAPE, summary_shape
 
@@ -155,7 +165,13 @@ def write_results(
     write_csv(folder / RANKED, _COLUMNS, (_cells(feature) for feature in features))
     write_csv(folder / FALLING, _COLUMNS, (_cells(feature) for feature in falling))
     write_json(folder / EXAMPLES, list(examples))
-    write_json(folder / SUMMARY, {"format": FORMAT, "format_version": FORMAT_VERSION, **summary})
+    files = {
+        path.name: sha256_of_file(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != SUMMARY
+    }
+    described = {"format": FORMAT, "format_version": FORMAT_VERSION, **summary, "files": files}
+    write_json(folder / SUMMARY, sealed(described))
 
 
 def write_all_features(
@@ -216,6 +232,7 @@ def read_results(folder: Path) -> RankedResults:
     if summary["verdict"] is not None and "bag_of_words" not in summary["baselines"]:
         raise UserError(f"{folder / SUMMARY}: baselines.bag_of_words: this key is missing; {_REMEDY}")
     features, falling = (read_ranked_features(folder / name) for name in (RANKED, FALLING))
+    _refuse_changed(folder, summary)
     return RankedResults(features, summary, falling)
 
 
@@ -300,6 +317,22 @@ def read_ranked_features(path: Path) -> list[RankedFeature]:
         except ValueError as error:
             raise UserError(f"{path}: line {line}: {error}; run analyze_features.py again") from None
     return features
+
+
+def _digest(path: Path) -> str | None:
+    return sha256_of_file(path) if path.is_file() else None
+
+
+def _refuse_changed(folder: Path, summary: dict[str, Any]) -> None:
+    """Stop where a file is not what the summary says, or the summary not what its seal says."""
+    changed = [SUMMARY] if is_changed(summary) else []
+    if "sha256" in summary and not changed:
+        files = ((folder / name, digest) for name, digest in summary.get("files", {}).items())
+        changed = [path.name for path, digest in files if _digest(path) != digest]
+    if changed:
+        raise UserError(
+            f"{folder / changed[0]}: damaged or changed since analyze_features.py wrote it; run it again"
+        )
 
 
 def _cells(feature: RankedFeature) -> list[Any]:

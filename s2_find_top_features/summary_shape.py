@@ -82,4 +82,5 @@ def summary_shape(metrics: tuple[str, ...]) -> dict[str, Any]:
         ),
         "specificity": (None, {str: {str: _NUMBER}}),
         "libraries": {str: str},
+        "files?": {str: str},
     }

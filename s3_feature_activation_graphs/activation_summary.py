@@ -20,6 +20,7 @@ EARLY_BELOW = 1 / 3
 LATE_FROM = 2 / 3
 KEYWORD_SHARE = 0.5
 N_PEAK_TOKENS = 10
+_SENTENCES_AT_ONCE = 1024
 
 EARLY, CONTEXTUAL, LATE, RARE = "early/keyword", "contextual", "late/sentence-level", "rarely active"
 KINDS = (EARLY, CONTEXTUAL, LATE, RARE)
@@ -58,6 +59,23 @@ def sentence_peaks(activations: np.ndarray, starts: np.ndarray) -> SentencePeaks
         activations: float32 [n_tokens, n_features], none negative.
         starts: int64 [n_sentences + 1], sentence s is tokens ``starts[s]:starts[s + 1]``; none is empty.
     """
+    n_sentences, n_features = len(starts) - 1, activations.shape[1]
+    peaks = SentencePeaks(
+        *(
+            np.empty((n_sentences, n_features), dtype)
+            for dtype in (np.float32, np.int64, np.int64, np.float64)
+        )
+    )
+    # In strips: what stands between activations and peaks is several times the activations.
+    for first in range(0, n_sentences, _SENTENCES_AT_ONCE):
+        ends = starts[first : first + _SENTENCES_AT_ONCE + 1]
+        strip = _strip_peaks(activations[ends[0] : ends[-1]], ends - ends[0])
+        for name, values in vars(strip).items():
+            getattr(peaks, name)[first : first + _SENTENCES_AT_ONCE] = values
+    return peaks
+
+
+def _strip_peaks(activations: np.ndarray, starts: np.ndarray) -> SentencePeaks:
     first = starts[:-1]
     value = np.maximum.reduceat(activations, first)
     sentence = np.repeat(np.arange(len(first)), np.diff(starts))

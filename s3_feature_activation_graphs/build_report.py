@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import (
     HelpFormatter,
     Stopwatch,
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if output.is_dir():
         raise UserError(f"{arguments.output}: a folder; name the HTML file to write")
     check_way(output, arguments.overwrite, "report")
+    claim_output(output)
     page = index_page(arguments.index, output) if arguments.index else report_page(arguments)
     write_text(output, page)
     size_mb = output.stat().st_size / 1e6

@@ -90,7 +90,7 @@ def read_layer_sweep(path: Path, names: Collection[str], model: str) -> list[Swe
             continue
         try:
             layer = -1 if row["layer"] == EMBEDDINGS else int(row["layer"]) if row["layer"] else None
-            values = {name: float(row[name]) if row[name] else None for name in NUMBERS}
+            values = {name: _finite(row[name]) for name in NUMBERS}
         except ValueError as error:
             raise UserError(f"{path}: line {line}: {error}; run sweep_layers.py again") from None
         found.append(SweepRow(layer, row["estimator"], row["pooling"], values))
@@ -101,6 +101,13 @@ def read_layer_sweep(path: Path, names: Collection[str], model: str) -> list[Swe
             f"traits in the file: {there}"
         )
     return found
+
+
+def _finite(text: str) -> float | None:
+    value = float(text) if text else None
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
 
 
 def emergence_chart(rows: Sequence[SweepRow]) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import (
     HelpFormatter,
     Stopwatch,
@@ -17,7 +18,7 @@ from pipeline_common.command_line import (
     settings_line,
     usable_cores,
 )
-from pipeline_common.errors import exit_codes
+from pipeline_common.errors import exit_codes, on_interrupt
 from pipeline_common.files import check_way, resumable_folder, write_json, write_text
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.ranked_features import read_results
@@ -161,6 +162,7 @@ def dots_per_inch(text: str) -> int:
 
 
 @exit_codes
+@on_interrupt("the pictures drawn so far are kept; run the same command again to go on")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script."""
     parser = build_parser()
@@ -179,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopwatch = Stopwatch()
     output = arguments.output.resolve()
     check_way(output, arguments.overwrite, "plots", SUMMARY_JSON)
+    claim_output(output)
     results = read_results(arguments.s2_results)
     store = FeatureStore(arguments.s1_data)
     wanted = [label for part in arguments.labels or [] for label in part]

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_npz, write_npz
+from pipeline_common.json_shape import NATURAL, check_shape
 from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore
 
 FORMAT = "classifier_dataset"
@@ -22,11 +23,33 @@ HIDDEN_INPUTS = "hidden states"
 SAE_ACTIVATIONS = "SAE activations"
 """The kinds of inputs; those of an SAE are stored sparse."""
 
+DESCRIPTION_SHAPE = {
+    "strategy": str,
+    "input": {
+        "kind": frozenset({EMBEDDING_INPUTS, HIDDEN_INPUTS, SAE_ACTIVATIONS}),
+        "layers": [NATURAL],
+        "saes?": [{"name": str, "d_sae": NATURAL, "fingerprint": str, "feature_ids": (None, [NATURAL])}],
+    },
+    "target": {"kind": frozenset({"label", "activation"})},
+    "unit": frozenset({"token", "sentence"}),
+    "pooling": (None, str),
+    "notes": [str],
+    "normalization": frozenset(NORMALIZATIONS),
+    "model": str,
+    "model_details?": {"dtype?": str},
+    "extraction?": {"hidden_states": str, "tokens": (None, str), "sae_dtype": (None, str)},
+    "demonstration": bool,
+    "store": {"name": str, "fingerprint": str},
+}
+"""What a reader of a dataset's description relies on (`check_shape`)."""
+
 _ROW_ARRAYS = ("y", "split", "sentence_index", "group", "n_tokens", "label")
 _TOKEN_ARRAYS = ("token", "position")
 _OTHER_ARRAYS = ("sentence", "normalization_shift", "normalization_scale")
 _DENSE_INPUTS = ("X",)
 _SPARSE_INPUTS = ("X_data", "X_indices", "X_indptr")
+_KINDS = {"X": "f", "y": "f", "split": "U", "token": "U"}
+"""NumPy's kinds of dtype; every other array of rows holds integers."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +178,10 @@ def _activations(store: FeatureStore, entries: list[dict[str, Any]], pooling: st
     ends = np.cumsum([len(ids) for _, ids in chosen])
     inputs = np.empty((len(store.sentences), int(ends[-1])), dtype=np.float32)
     for (sae, ids), end in zip(chosen, ends, strict=True):
-        inputs[:, end - len(ids) : end] = store.pooled_activations(sae, pooling).columns(ids)
+        first = 0
+        for block in store.pooled_blocks(sae, pooling):
+            inputs[first : first + block.shape[0], end - len(ids) : end] = block.columns(ids)
+            first += block.shape[0]
     return inputs
 
 
@@ -174,7 +200,16 @@ def _dense(
     path: Path, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, *, n_inputs: int
 ) -> np.ndarray:
     """What `_sparse` was given: float32 [n_rows, n_inputs]."""
-    sound = len(data) == len(indices) == indptr[-1] and indices.max(initial=0) < n_inputs
+    sound = (
+        data.dtype.kind == "f"
+        and all(array.ndim == 1 for array in (data, indices, indptr))
+        and all(array.dtype.kind in "iu" for array in (indices, indptr))
+        and indptr[:1].tolist() == [0]
+        and (np.diff(indptr.astype(np.int64)) >= 0).all()
+        and len(data) == len(indices) == indptr[-1]
+        and indices.min(initial=0) >= 0
+        and indices.max(initial=0) < n_inputs
+    )
     if not sound:
         raise UserError(f"{path}: the sparse inputs do not fit together; make it again")
     inputs = np.zeros((len(indptr) - 1, n_inputs), dtype=np.float32)
@@ -183,12 +218,22 @@ def _dense(
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray], row_names: tuple[str, ...]) -> None:
-    n_rows = len(arrays["y"])
+    n_rows = arrays["y"].size
     for name in row_names:
-        if len(arrays[name]) != n_rows:
+        array = arrays[name]
+        if array.dtype.kind not in _KINDS.get(name, "iu") or array.ndim != (2 if name == "X" else 1):
             raise UserError(
-                f"{path}: array {name!r} has {len(arrays[name])} rows, y has {n_rows}; make it again"
+                f"{path}: array {name!r} holds {array.dtype} of shape {array.shape}; make it again"
             )
+        if len(array) != n_rows:
+            raise UserError(f"{path}: array {name!r} has {len(array)} rows, y has {n_rows}; make it again")
+    for name, allowed in (
+        ("split", np.isin(arrays["split"], ("train", "test"))),
+        ("label", np.isin(arrays["label"], range(4))),
+        ("sentence_index", np.isin(arrays["sentence_index"], range(arrays["sentence"].size))),
+    ):
+        if not allowed.all():
+            raise UserError(f"{path}: array {name!r} holds {arrays[name][~allowed][0]}; make it again")
     for name in ("X", "y"):
         # A sum is finite only where every summand is, and needs no second array of X's size.
         if not np.isfinite(np.sum(arrays[name], dtype=np.float64)):
@@ -199,7 +244,7 @@ def _read_metadata(path: Path, what: str) -> dict[str, Any]:
     text = str(read_npz(path, ("metadata",), what)["metadata"])
     try:
         metadata = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise UserError(f"{path}: not a {what}")
@@ -208,4 +253,5 @@ def _read_metadata(path: Path, what: str) -> dict[str, Any]:
             f"{path}: classifier dataset format {metadata.get('format_version')}, this program reads format "
             f"{FORMAT_VERSION}; make it again with generate_datasets.py"
         )
+    check_shape(path, metadata, DESCRIPTION_SHAPE, "make it again with generate_datasets.py")
     return metadata

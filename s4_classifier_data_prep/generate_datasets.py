@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import (
     HelpFormatter,
     Stopwatch,
@@ -171,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{arguments.output}: is a folder; --output names the NPZ file to write")
     if not arguments.overwrite:
         make_way(arguments.output, overwrite=False, what="dataset")
+    claim_output(arguments.output)
     store = FeatureStore(arguments.input)
     dataset = _dataset(store, arguments)
     write_dataset(arguments.output, dataset)

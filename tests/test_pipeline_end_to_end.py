@@ -2,12 +2,8 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +17,7 @@ from s2_find_top_features.ranked_features import read_results
 from s3_feature_activation_graphs.visualize_activations import main as visualize
 from s4_classifier_data_prep.generate_datasets import main as generate_datasets
 from s5_classifier_training.framework.train import main as train
+from tests.copied_project import copy_of_the_project, environment_of_a_user, in_shell
 from tests.fake_llm_server import fake_llm_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,42 +89,6 @@ def test_every_stage_reads_the_last_ones_files(labels, tiny_configuration, tmp_p
 def test_the_readme_shows_the_quick_start_word_by_word():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert QUICK_START in re.findall(r"```(?:bash|sh)?\n(.*?)```", readme, re.DOTALL)
-
-
-def copy_of_the_project(folder: Path) -> Path:
-    """The files of the project as git knows them, in a folder that a test may fill."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
-    for name in filter(None, listing.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
-
-
-def environment_of_a_user(folder: Path, project: Path, **more: str) -> dict[str, str]:
-    """An environment in which ``uv run`` is this Python and the project is the copy."""
-    (folder / "bin").mkdir()
-    shim = folder / "bin" / "uv"
-    shim.write_text(
-        f'#!/bin/sh\n[ "$1 $2" = "run python" ] || exit 64\nshift 2\nexec "{sys.executable}" "$@"\n'
-    )
-    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
-    return {
-        **os.environ,
-        "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(project),
-        "HF_HUB_OFFLINE": "1",
-        **more,
-    }
-
-
-def in_shell(line: str, project: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-c", line], cwd=project, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline_common.command_line import HelpFormatter, configure_logging
 from pipeline_common.errors import UserError, exit_codes
-from pipeline_common.files import atomic_path, sha256_of_file, write_json
+from pipeline_common.files import atomic_path, sealed, sha256_of_file, write_json
 from pipeline_common.provenance import library_versions
 from s5_classifier_training.framework.experiment_folder import (
     EXPERIMENTS,
@@ -28,7 +28,6 @@ from s5_classifier_training.framework.experiment_folder import (
     find_version,
     problems_of,
     read_results,
-    sealed,
     version_number,
     versions,
 )

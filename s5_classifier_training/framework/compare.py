@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, configure_logging
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import sha256_of_file, write_csv, write_text
@@ -100,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for entry in entries:
             print("\n" + details(entry))
     if arguments.output is not None:
+        claim_output(*(arguments.output / f"{TABLE_NAME}{suffix}" for suffix in (".csv", ".md")))
         write_csv(arguments.output / f"{TABLE_NAME}.csv", *score_table(entries, standings))
         markdown = as_markdown(COLUMNS, rows) + "\n" + "".join(f"- {remark}\n" for remark in remarks)
         write_text(arguments.output / f"{TABLE_NAME}.md", markdown)
@@ -155,7 +157,7 @@ def summary_row(entry: Entry, standing: Standing | None) -> list[str]:
         main_score,
         f"{number(results['cv_mean'])} +- {number(results['cv_std'])}",
         with_interval(results["test"][main_score]),
-        *(number(baselines[key][f"test_{main_score}"]) if key in baselines else "-" for key in shown),
+        *(number(baselines[key]["test"][main_score]["value"]) if key in baselines else "-" for key in shown),
         *_standing_cells(standing),
     ]
 

@@ -1,6 +1,7 @@
 """An experiment's two configuration files, checked: `config.yaml` and `dataset.config`."""
 
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -148,8 +149,12 @@ def load_dataset_path(working: Path) -> Path:
             how to make it.
     """
     config = _load(working / DATASET_CONFIG, DatasetConfig)
-    path = (working / config.dataset).resolve()
-    if not path.is_file():
+    try:
+        path = (working / config.dataset).resolve()
+        found = path.is_file()
+    except (OSError, ValueError) as error:  # too long a name, or a NUL in it
+        raise UserError(f"{working / DATASET_CONFIG}: dataset is no path: {error}"[:300]) from None
+    if not found:
         raise UserError(
             f"{working / DATASET_CONFIG}: the dataset {path} does not exist; make it in "
             f"s4_classifier_data_prep with: {config.made_by}"
@@ -164,8 +169,8 @@ def _load(path: Path, model: type[Config]) -> Config:
         raise UserError(f"{path}: no such file; an experiment needs it") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    except Exception as error:  # a tag on a text that does not suit it makes PyYAML fail in any way
+        raise UserError(f"{path}: not valid YAML: {error or type(error).__name__}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys and values such as {next(iter(model.model_fields))}: ...")
     try:
@@ -185,7 +190,8 @@ def _first_problem(error: ValidationError, model: type[_Strict]) -> str:
         return f"{key}: this key is missing"
     if problem["type"] == "value_error":
         return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
-    return f"{key}: {problem['msg']}, found {problem['input']!r}"
+    # Shortened: references in YAML make a value of a few lines endless.
+    return f"{key}: {problem['msg']}, found {reprlib.repr(problem['input'])}"
 
 
 def _home_of(key: str, owner: type[_Strict]) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_common.errors import UserError
-from pipeline_common.files import read_json, sha256_of_file, sha256_of_json
+from pipeline_common.files import is_changed, read_json, sealed, sha256_of_file
+from pipeline_common.json_shape import NATURAL, check_shape
+from s4_classifier_data_prep.classifier_dataset import DESCRIPTION_SHAPE
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent
 WORKING = "working"
@@ -28,6 +30,25 @@ RESULTS_FORMAT = "classifier_results"
 RESULTS_FORMAT_VERSION = 1
 VERSION_FORMAT = "classifier_version"
 VERSION_FORMAT_VERSION = 2
+
+_NUMBER = (None, float)
+_SCORES = {str: {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER}}
+_RESULTS_SHAPE = {
+    **dict.fromkeys(("experiment", "main_score", "best"), str),
+    **dict.fromkeys(("seed", "n_folds", "n_train", "n_test", "n_inputs"), NATURAL),
+    "cv_mean": float,
+    "cv_std": _NUMBER,
+    "labels": (None, [range(4)]),
+    "test": _SCORES,
+    "estimators": [{"title": str, "cv_mean": _NUMBER, "cv_std": _NUMBER}],
+    "baselines": {str: {"cv_mean": _NUMBER, "cv_std": _NUMBER, "test": _SCORES}},
+    "warnings": [str],
+    "dataset": {"file": str, "sha256": str, **DESCRIPTION_SHAPE},
+    "files": {str: str},
+    "model_types": [str],
+    "library_versions": {str: str},
+}
+_VERSION_SHAPE = {"experiment": str, "dataset": {"sha256": str}, "checksums": {str: str}}
 
 _VERSION_NAME = re.compile(r"v(\d+)_(.+)")
 
@@ -92,7 +113,26 @@ def read_results(folder: Path) -> dict[str, Any] | None:
             f"{path}: results format {results.get('format_version')}, this program reads format "
             f"{RESULTS_FORMAT_VERSION}; run train.py again"
         )
+    check_shape(path, results, _RESULTS_SHAPE, "run train.py again")
+    _refuse_inconsistent(path, results)
+    if is_changed(results):
+        raise UserError(f"{path}: damaged or changed since train.py wrote it; run train.py again")
     return results
+
+
+def _refuse_inconsistent(path: Path, results: dict[str, Any]) -> None:
+    """Stop where results name a score that was not taken, or a file that no experiment writes."""
+    scores, main_score = results["test"], results["main_score"]
+    if main_score not in scores:
+        raise UserError(f"{path}: main_score: {main_score!r} is none of the test scores; run train.py again")
+    for name, baseline in results["baselines"].items():
+        if baseline["test"].keys() != scores.keys():
+            raise UserError(f"{path}: baselines.{name}.test: other scores than test; run train.py again")
+    foreign = sorted(set(results["files"]) - {*INPUTS, *OUTPUTS})
+    if foreign:
+        raise UserError(
+            f"{path}: files: {foreign[0]!r} is none that an experiment consists of; run train.py again"
+        )
 
 
 def version_number(name: str) -> int | None:
@@ -124,6 +164,7 @@ def read_version(folder: Path) -> Version:
     number = version_number(folder.resolve().name)
     if number is None or not _is_version(content):
         raise UserError(f"{folder / VERSION}: not a version that this program reads")
+    check_shape(folder / VERSION, content, _VERSION_SHAPE, "take another version")
     return Version(folder, number, content)
 
 
@@ -144,12 +185,13 @@ def find_version(experiment: Path, text: str) -> Version:
     Raises:
         UserError: there is none such; the message names those there are.
     """
-    existing, _ = versions(experiment)
+    existing, odd = versions(experiment)
     for version in existing:
         if version.goes_by(text):
             return version
     names = ", ".join(version.folder.name for version in existing) or "none; make one with checkpoint.py"
-    raise UserError(f"{experiment}: no version {text}; there are {names}")
+    passed_over = f"; passed over: {'; '.join(odd)}" if odd else ""
+    raise UserError(f"{experiment}: no version {text}; there are {names}{passed_over}")
 
 
 def find_checkpoint(text: str) -> Version:
@@ -188,12 +230,6 @@ def altered_files(folder: Path, checksums: dict[str, str]) -> list[str]:
         for name, digest in checksums.items()
         if not (folder / name).is_file() or sha256_of_file(folder / name) != digest
     ]
-
-
-def sealed(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a ``version.json`` with its own digest, so that a change of it is found too."""
-    unsealed = {key: value for key, value in content.items() if key != "sha256"}
-    return {**unsealed, "sha256": sha256_of_json(unsealed)}
 
 
 def problems_of(version: Version) -> list[str]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, configure_logging
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import atomic_path, sha256_of_file, write_text
 from s5_classifier_training.framework.experiment_folder import (
+    CONFIG,
     INPUTS,
     NOTES,
     OUTPUTS,
@@ -55,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging("s5_classifier_training")
     experiment = find_experiment(arguments.experiment)
     version = find_version(experiment, arguments.version)
+    claim_output(experiment / WORKING, marker=CONFIG)
     if not arguments.overwrite:
         refuse_to_lose(experiment)
     restore(experiment, version)

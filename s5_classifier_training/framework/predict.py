@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_logging, settings_line
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import check_way, write_csv
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     configure_logging("s5_classifier_training")
     check_way(arguments.output, arguments.overwrite, "predictions")
+    claim_output(arguments.output)
     version = find_checkpoint(arguments.checkpoint)
     refuse_altered(version)
     results = read_results(version.folder)

@@ -111,7 +111,7 @@ def refuse_without_recipe(metadata: dict[str, Any]) -> None:
     Raises:
         UserError: it was made by an earlier version of stage 4.
     """
-    if not {"model_details", "extraction"} <= set(metadata):
+    if "extraction" not in metadata or "dtype" not in metadata.get("model_details", {}):
         raise UserError(
             f"the dataset {metadata['file']} of this checkpoint does not say how its inputs were made; make "
             "it again with generate_datasets.py, then train and make a version"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_logging, settings_line
 from pipeline_common.errors import exit_codes
 from pipeline_common.files import check_way, resumable_folder, sha256_of_json, write_csv, write_json
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging("s5_classifier_training")
     watch = Stopwatch()
     check_way(arguments.output, arguments.overwrite, WHAT, DESCRIPTION_FILE)
+    claim_output(arguments.output)
 
     # Imported after the cheap checks: scikit-learn takes longer than they do.
     from tqdm import tqdm

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_logging
-from pipeline_common.errors import exit_codes
-from pipeline_common.files import atomic_path, sha256_of_file, write_csv, write_json
+from pipeline_common.errors import UserError, exit_codes
+from pipeline_common.files import atomic_path, sealed, sha256_of_file, write_csv, write_json
 from pipeline_common.provenance import library_versions
 from s5_classifier_training.framework.experiment_folder import (
+    CONFIG,
     CONFUSION_PICTURE,
     INPUTS,
     MODEL,
@@ -76,8 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         (folder, load_experiment_config(folder / WORKING), load_dataset_path(folder / WORKING))
         for folder in folders
     ]
+    for folder in dict.fromkeys(folders):
+        claim_output(folder / WORKING, marker=CONFIG)
     for folder, config, dataset_path in prepared:
-        train(folder, config, dataset_path)
+        try:
+            train(folder, config, dataset_path)
+        except UserError as error:
+            raise UserError(f"{folder.name}: {error}") from None
     return 0
 
 
@@ -124,7 +131,7 @@ def train(folder: Path, config: "ExperimentConfig", dataset_path: Path) -> None:
         "files": inputs | {name: sha256_of_file(working / name) for name in (MODEL, PREDICTIONS, picture)},
         "library_versions": library_versions(["numpy", "scipy", "scikit-learn", "skops"]),
     }
-    write_json(working / RESULTS, results)
+    write_json(working / RESULTS, sealed(results))
     print(report(results))
     for warning in results["warnings"]:
         log.warning(f"warning: {warning}")

@@ -38,9 +38,9 @@ def dense_cosines(sentences):
     return vectors @ vectors.T / np.outer(norms, norms)
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 7, 40, 1000])
-def test_near_duplicate_pairs_are_those_of_dense_cosines(rows_at_once, monkeypatch):
-    monkeypatch.setattr(splits, "_ROWS_AT_ONCE", rows_at_once)
+@pytest.mark.parametrize("products_at_once", [1, 100, 1000, 2**21])
+def test_near_duplicate_pairs_are_those_of_dense_cosines(products_at_once, monkeypatch):
+    monkeypatch.setattr(splits, "_PRODUCTS_AT_ONCE", products_at_once)
     sentences = random_sentences(np.random.default_rng(0), 100, 40)
     cosines = dense_cosines(sentences)
     expected = {

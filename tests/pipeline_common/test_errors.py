@@ -1,10 +1,14 @@
+import contextlib
+import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from pipeline_common.errors import UserError, exit_codes
+from pipeline_common.errors import UserError, exit_codes, on_interrupt, when_main_ends
 
 
 @pytest.mark.parametrize("code", [0, 1, 7])
@@ -46,6 +50,107 @@ def test_ctrl_c_is_exit_130_and_says_how_to_go_on(capsys):
 
     assert main([]) == 130
     assert capsys.readouterr().err == "interrupted: no file is half-written; run the same command again\n"
+
+
+def test_sigterm_is_exit_143_and_what_is_open_is_closed(capsys):
+    before, closed = signal.getsignal(signal.SIGTERM), []
+
+    @exit_codes
+    def main(argv=None):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            closed.append(True)
+        return 0
+
+    assert main([]) == 143
+    assert closed == [True]
+    assert capsys.readouterr().err == "terminated: no file is half-written; run the same command again\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_script_may_say_how_to_go_on(number, word, capsys, monkeypatch):
+    @exit_codes
+    @on_interrupt("add --resume")
+    def main(argv=None):
+        """Say how."""
+        signal.raise_signal(number)
+        return 0
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert main([]) == 128 + number
+    signal.signal(signal.SIGINT, previous)
+    assert capsys.readouterr().err == f"{word}: add --resume\n"
+    assert (main.__name__, main.__doc__) == ("main", "Say how.")
+
+
+def test_somebody_elses_handler_of_sigterm_stays():
+    caught = []
+
+    @exit_codes
+    def main(argv=None):
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
+    try:
+        assert main([]) == 0
+        assert caught == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_dies_of_sigterm():
+    @exit_codes
+    def main(argv=None):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+    assert main([]) == signal.SIGTERM
+
+
+@pytest.mark.parametrize("ending", [None, UserError("no"), KeyboardInterrupt(), ValueError("ours")])
+def test_what_is_to_be_done_at_the_end_is_done_once(ending):
+    done = []
+
+    @exit_codes
+    def main(argv=None):
+        when_main_ends(lambda: done.append(1))
+        if ending is not None:
+            raise ending
+        return 0
+
+    for _ in range(2):
+        with contextlib.suppress(ValueError):
+            main([])
+    assert done == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room there"),
+        (errno.EROFS, "choose an output that can be written"),
+        (errno.EACCES, "change its permissions"),
+        (errno.EFBIG, "files may not grow so large there"),
+    ],
+)
+def test_a_place_that_refuses_a_write_is_one_line(number, remedy, capsys):
+    @exit_codes
+    def main(argv=None):
+        raise OSError(number, os.strerror(number), "/data/out.csv")
+
+    assert main([]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: /data/out.csv: cannot be written ({os.strerror(number)}); ")
+    assert remedy in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("ours"), SystemExit(2), OSError("disk")])

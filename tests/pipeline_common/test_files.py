@@ -1,8 +1,11 @@
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,10 +13,13 @@ import pytest
 from pipeline_common.errors import UserError
 from pipeline_common.files import (
     atomic_path,
+    is_changed,
     read_csv,
     read_json,
     read_npz,
     resumable_folder,
+    scratch_folder,
+    sealed,
     sha256_of_file,
     sha256_of_json,
     write_csv,
@@ -185,6 +191,10 @@ def test_json_refuses_what_json_has_no_word_for(number, tmp_path):
         (b"", "a.json: line 1: not valid JSON"),
         (b'{\n "a": 1,\n "b": ', "a.json: line 3: not valid JSON"),
         (b'{"a": "\xff"}', "a.json: cannot be read as a store manifest: .*utf-8"),
+        (b'{"x": NaN}', "a.json: not valid JSON .NaN is no number of JSON.; expected a store manifest"),
+        (b'{"x": [-Infinity]}', "-Infinity is no number of JSON"),
+        (b'{"x": 1e999}', "1e999 is too large a number"),
+        (b'{"x": ' + b"7" * 5000 + b"}", "a.json: not valid JSON .*4300 digits"),
         (b"[" * 100_000, "a.json: cannot be read as a store manifest: maximum recursion"),
     ],
 )
@@ -346,6 +356,68 @@ def test_an_altered_byte_never_gives_other_numbers_or_a_traceback(tmp_path):
             assert np.array_equal(read["X"], ARRAYS["X"])
             assert np.array_equal(read["text"], ARRAYS["text"])
     assert refused > len(whole) / 2
+
+
+def write_header(path, shape, n_values_there, compress=zipfile.ZIP_STORED):
+    """An archive whose array claims a shape, over so many float64 of zeros."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", compress) as archive:
+        archive.writestr("X.npy", header.getvalue() + bytes(8 * n_values_there))
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6), (2**40,), (3, 5), (0, 7), (-1, 4), (2**62, 4)])
+def test_a_shape_that_the_file_does_not_fill_is_refused_before_memory_is_taken(shape, tmp_path):
+    path = tmp_path / "a.npz"
+    write_header(path, shape, 4)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="damaged or not a dataset"):
+        read_npz(path, ["X"], "dataset")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+    write_header(path, (2, 2), 4)
+    assert np.array_equal(read_npz(path, ["X"], "dataset")["X"], np.zeros((2, 2)))
+
+
+def test_a_compressed_bomb_is_refused_before_memory_is_taken(tmp_path):
+    path = tmp_path / "a.npz"
+    write_header(path, (4 * 10**6,), 4 * 10**6, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 100_000
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"array 'X' is compressed; save it by numpy\.savez"):
+        read_npz(path, ["X"], "dataset")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_a_scratch_folder_goes_whatever_happens_in_it(tmp_path):
+    with scratch_folder(tmp_path / "out") as folder:
+        assert folder.parent == tmp_path
+        (folder / "a.txt").write_text("a")
+        folder.replace(tmp_path / "out")
+    assert names_in(tmp_path) == ["out"]
+
+    def fail():
+        with scratch_folder(tmp_path / "out") as folder:
+            (folder / "b.txt").write_text("b")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert names_in(tmp_path) == ["out"]
+    assert names_in(tmp_path / "out") == ["a.txt"]
+
+
+def test_a_seal_shows_every_change():
+    content = sealed({"a": [1, None, 2.5], "b": "ü"})
+    assert not is_changed(content)
+    assert not is_changed(json.loads(json.dumps(content)))
+    assert sealed(content) == content
+    assert is_changed({**content, "b": "u"})
+    assert is_changed({**content, "sha256": None})
+    assert not is_changed({"a": 1})  # what was never sealed cannot be known
 
 
 def test_digests(tmp_path):

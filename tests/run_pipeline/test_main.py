@@ -14,6 +14,7 @@ from pipeline_common.errors import UserError
 from s0_dataset_generation.generation_arguments import trait_file_name
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.ranked_features import METRICS, RankedFeature, write_results
+from tests.s3.report_inputs import full_summary
 from tests.synthetic_store import write_synthetic_store
 
 BEST = ((1, 24, 3), (0, 8, 3), (0, 24, 60), (1, 8, 7), (0, 8, 11), (1, 24, 12))
@@ -60,7 +61,7 @@ class FakeStages:
             write_synthetic_store(output, n_sentences=16, seed=len((folder / given["--input"]).read_text()))
         if command[0] == "analyze_features.py":
             store = FeatureStore(folder / given["--input"])
-            summary = {"store": {"fingerprint": store.fingerprint}, "model": {"demonstration": True}}
+            summary = full_summary(store) | {"model": {"id": "tiny", "demonstration": True}}
             write_results(output, [feature(rank, *key) for rank, key in enumerate(BEST, 1)], [], summary)
         if command[0] == "visualize_activations.py":
             self.write(output / "summary_statistics.json")

@@ -44,7 +44,7 @@ def test_briefs_are_seeded_and_change_from_batch_to_batch():
 def test_hard_negatives_are_asked_for_at_label_1():
     relations = " ".join({brief["relation"] for brief in sentence_briefs(1, 3, 0, seed=0)})
     assert "opposite" in relations
-    assert "words that are typical of the trait, but nobody shows it" in relations
+    assert "words that are typical of the trait, but nobody and nothing shows it" in relations
 
 
 def test_known_unknown_and_given_definitions():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sae_lens import SAE
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from pipeline_common.errors import UserError
 from s1_compute_all_features.sae_configurations import ModelEntry, SaeConfigurations, SaeEntry
@@ -155,4 +155,51 @@ def test_missing_and_damaged_weights_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     located = LocatedSae(entry(), path, "")
     with pytest.raises(UserError, match=r"params\.npz: damaged"):
+        load_encoder(located, configurations(), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [
+        ("W_enc", (3, 5), np.nan),
+        ("W_enc", (0, 0), np.inf),
+        ("b_enc", (7,), np.nan),
+        ("threshold", (2,), np.nan),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused(tmp_path, name, place, value):
+    """NaN is above no threshold: the feature would be silent everywhere, which looks like a result."""
+    write_params(tmp_path / "layer_0", D_MODEL, D_SAE, seed=5)
+    path = tmp_path / "layer_0" / "params.npz"
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays[name][place] = value
+    np.savez(path, **arrays)
+    with pytest.raises(UserError, match=r"SAE \S+: weights that are not finite in .*params\.npz"):
+        load_encoder(LocatedSae(entry(), path, ""), configurations(), "cpu")
+
+
+def test_a_threshold_that_nothing_reaches_is_sound(tmp_path):
+    write_params(tmp_path / "layer_0", D_MODEL, D_SAE, seed=5)
+    path = tmp_path / "layer_0" / "params.npz"
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    arrays["threshold"][2] = np.inf
+    np.savez(path, **arrays)
+    encoder = load_encoder(LocatedSae(entry(), path, ""), configurations(), "cpu")
+    dense = encoder.encode(states()).to_dense()
+    assert not dense[:, 2].any()
+    assert dense.any()
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk"])
+def test_nan_in_an_sae_lens_folder_is_refused_too(tmp_path, architecture):
+    more = {"k": 4} if architecture == "topk" else {}
+    sae_lens_folder(tmp_path / "layer_0", architecture, **more)
+    path = tmp_path / "layer_0" / "sae_weights.safetensors"
+    weights = load_file(path)
+    weights["W_enc"][1, 2] = np.nan
+    save_file(weights, path)
+    located = locate_sae(configurations(), entry(), tmp_path, tmp_path)
+    with pytest.raises(UserError, match="weights that are not finite"):
         load_encoder(located, configurations(), "cpu")

@@ -7,6 +7,7 @@ from pipeline_common.files import read_json, write_json
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.ranked_features import METRICS, RankedFeature, read_results, write_results
 from s3_feature_activation_graphs.feature_traces import Traces, load_traces
+from tests.s3.report_inputs import full_summary
 from tests.synthetic_store import write_synthetic_store
 
 
@@ -26,8 +27,7 @@ def write_ranking(folder: Path, store_folder: Path, keys: list[tuple[int, int, i
         )
         for rank, (layer, l0, feature_id) in enumerate(keys, start=1)
     ]
-    store = {"name": store_folder.name, "fingerprint": FeatureStore(store_folder).fingerprint}
-    write_results(folder, features, [], {"store": store})
+    write_results(folder, features, [], full_summary(FeatureStore(store_folder)))
     return folder
 
 

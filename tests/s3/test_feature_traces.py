@@ -14,6 +14,7 @@ from s3_feature_activation_graphs.feature_traces import (
     load_traces,
 )
 from tests.s3.conftest import KEYS
+from tests.s3.report_inputs import full_summary
 from tests.synthetic_store import write_synthetic_store
 
 
@@ -55,7 +56,7 @@ def test_features_picked_by_hand_keep_their_rank_where_they_have_one(
 
 def test_an_empty_l0_is_enough_where_the_layer_has_one_sae(tmp_path: Path) -> None:
     store = FeatureStore(write_synthetic_store(tmp_path / "store", n_sentences=8, l0s=(8,)))
-    write_results(tmp_path / "results", [], [], {"store": {"fingerprint": store.fingerprint}})
+    write_results(tmp_path / "results", [], [], full_summary(store))
     results = read_results(tmp_path / "results")
     # The same feature under both of its names counts once.
     traces = load_traces(store, results, 5, [FeatureKey(1, None, 3), FeatureKey(1, 8, 3)])
