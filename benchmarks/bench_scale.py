@@ -2,9 +2,10 @@
 
 Synthetic sentences of words drawn at random go through the real scripts: the split, stage 1 (a tiny Gemma-2
 of random weights, four SAEs), the ranking of stage 2, two datasets of stage 4, report and plots of stage 3.
-Every script runs in a process of its own, once for each number of sentences; what is shown is the peak
-resident memory of that process, its seconds, and the bytes that it wrote. Then what one sentence more costs,
-from each size to the next: equal figures mean linear time, and few bytes mean flat memory.
+Every script runs in a process of its own with one thread or worker, once for each number of sentences; what is
+shown is the peak resident memory of that process, its seconds by the clock and of the processor (which other
+work on the machine disturbs less), and the bytes that it wrote. Then what one sentence more costs, from each
+size to the next: equal seconds mean linear time, and few bytes mean flat memory.
 
 Last, an extrapolation to 1,000,000 sentences and the 135 SAEs of Gemma-2-2B. Bytes follow from the format,
 whose sizes are checked against the store that was just written. Hours rest on assumptions, all of them
@@ -16,6 +17,7 @@ printed: no GPU was there to measure.
 import argparse
 import csv
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -58,11 +60,13 @@ class Figures:
 
     Attributes:
         seconds: wall clock, the start of Python and the imports included.
+        cpu_seconds: of the processor, on all cores together.
         peak_bytes: largest resident size of its process.
         written_bytes: of its output.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     written_bytes: int
 
@@ -191,7 +195,7 @@ def stages(folder: Path, configuration: Path) -> dict[str, tuple[str, list[str],
         return [*arguments, "--output", str(folder / name)], name
 
     csv_file = str(folder / "sentences.csv")
-    s1 = ["--config", str(configuration), "--input", csv_file]
+    s1 = ["--config", str(configuration), "--input", csv_file, "--threads", "1"]
     return {
         "s1: split alone": ("benchmarks.bench_scale:assign", [csv_file], ""),
         "s1: extract": ("s1_compute_all_features.extract_sae_features:main", *with_output(s1, "store")),
@@ -219,7 +223,7 @@ def stages(folder: Path, configuration: Path) -> dict[str, tuple[str, list[str],
 
 def run(script: str, arguments: Sequence[str], output: Path | None) -> Figures:
     """Run a script in a process of its own, which reads its own mark of memory when it is done."""
-    start = time.perf_counter()
+    start, cpu_before = time.perf_counter(), cpu_of_children()
     ran = subprocess.run(
         [sys.executable, "-c", MEASURED, script, *arguments], cwd=ROOT, capture_output=True, text=True
     )
@@ -228,7 +232,13 @@ def run(script: str, arguments: Sequence[str], output: Path | None) -> Figures:
         raise SystemExit(f"{script} failed:\n{ran.stderr}")
     files = [] if output is None else [path for path in (output, *output.rglob("*")) if path.is_file()]
     written = sum(path.stat().st_size for path in files)
-    return Figures(seconds, int(ran.stdout.splitlines()[-1]), written)
+    return Figures(seconds, cpu_of_children() - cpu_before, int(ran.stdout.splitlines()[-1]), written)
+
+
+def cpu_of_children() -> float:
+    """Processor seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def measure(folder: Path, sizes: Sequence[int]) -> tuple[dict[str, dict[int, Figures]], dict[str, Any]]:
@@ -267,17 +277,18 @@ def measure(folder: Path, sizes: Sequence[int]) -> tuple[dict[str, dict[int, Fig
 def table(figures: dict[str, dict[int, Figures]]) -> str:
     """Seconds, memory and bytes by size; then what a sentence more takes, from each size to the next."""
     sizes = list(next(iter(figures.values())))
-    lines = [f"{'':<18}" + "".join(f"{f'{n:,} sentences':>28}" for n in sizes)]
-    lines.append(f"{'':<18}" + f"{'s':>8}{'peak MiB':>10}{'MB out':>10}" * len(sizes))
+    lines = [f"{'':<18}" + "".join(f"{f'{n:,} sentences':>34}" for n in sizes)]
+    lines.append(f"{'':<18}" + f"{'s':>8}{'CPU s':>8}{'peak MiB':>9}{'MB out':>9}" * len(sizes))
     for name, of_size in figures.items():
         cells = [
-            f"{one.seconds:>8.1f}{one.peak_bytes / 2**20:>10.0f}{one.written_bytes / 1e6:>10.1f}"
+            f"{one.seconds:>8.1f}{one.cpu_seconds:>8.1f}{one.peak_bytes / 2**20:>9.0f}"
+            f"{one.written_bytes / 1e6:>9.1f}"
             for one in of_size.values()
         ]
         lines.append(f"{name:<18}" + "".join(cells))
     steps = list(pairwise(sizes))
     lines += ["", "a sentence more".ljust(18) + "".join(f"{f'{a:,} to {b:,}':>28}" for a, b in steps)]
-    lines.append(f"{'':<18}" + f"{'ms':>14}{'peak KiB':>14}" * len(steps))
+    lines.append(f"{'':<18}" + f"{'CPU ms':>14}{'peak KiB':>14}" * len(steps))
     for name, per_step in marginal(figures).items():
         lines.append(
             f"{name:<18}" + "".join(f"{1e3 * seconds:>14.2f}{n / 1024:>14.2f}" for seconds, n in per_step)
@@ -286,10 +297,10 @@ def table(figures: dict[str, dict[int, Figures]]) -> str:
 
 
 def marginal(figures: dict[str, dict[int, Figures]]) -> dict[str, list[tuple[float, float]]]:
-    """Seconds and peak bytes of one sentence more, from each size to the next, by stage."""
+    """Processor seconds and peak bytes of one sentence more, from each size to the next, by stage."""
     return {
         name: [
-            ((two.seconds - one.seconds) / (b - a), (two.peak_bytes - one.peak_bytes) / (b - a))
+            ((two.cpu_seconds - one.cpu_seconds) / (b - a), (two.peak_bytes - one.peak_bytes) / (b - a))
             for (a, one), (b, two) in pairwise(of_size.items())
         ]
         for name, of_size in figures.items()

@@ -48,13 +48,14 @@ class Recipe:
     """Every number of the training; a change rebuilds the model.
 
     Attributes:
-        threads: CPU threads, fixed because other counts round differently.
+        threads: CPU threads, fixed because other counts round differently; one, because two that wait for
+            each other take many times as long beside other work.
         l0s: mean number of active latents per token that the SAEs of a layer are trained to.
         sae_steps: training steps of an SAE, of ``sae_batch`` tokens each.
     """
 
     seed: int = 0
-    threads: int = 2
+    threads: int = 1
     n_layers: int = 6
     d_model: int = 128
     vocabulary: int = 2000

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -56,6 +58,42 @@ def test_near_duplicate_pairs_are_those_of_dense_cosines(products_at_once, monke
     assert [cosine for *_, cosine in pairs] == pytest.approx(
         [expected[key] for key in sorted(expected)], abs=1e-12
     )
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 0.6, 0.9])
+@pytest.mark.parametrize("n_bands", [1, 3, 64])
+def test_no_pair_is_ruled_out_wrongly(threshold, n_bands, monkeypatch):
+    monkeypatch.setattr(splits, "_N_BANDS", n_bands)
+    sentences = random_sentences(np.random.default_rng(2), 120, 50)
+    cosines = np.triu(dense_cosines(sentences), 1)
+    pairs = near_duplicate_pairs(sentences, threshold)
+    assert [(i, j) for i, j, _ in pairs] == [tuple(pair) for pair in np.argwhere(cosines > threshold)]
+
+
+def test_memory_does_not_grow_with_the_number_of_pairs_looked_at(monkeypatch):
+    # Few words and many sentences: every sentence shares 5-grams with most others.
+    monkeypatch.setattr(splits, "_PRODUCTS_AT_ONCE", 2**14)
+    monkeypatch.setattr(splits, "_PAIRS_AT_ONCE", 2**9)
+    monkeypatch.setattr(splits, "_EDGES_AT_ONCE", 2**12)
+    rng = np.random.default_rng(3)
+    per_sentence = []
+    similarity_groups(random_sentences(rng, 100, 0))  # imports scikit-learn
+    for n in (500, 2000):
+        sentences = random_sentences(rng, n, n // 2)
+        tracemalloc.start()
+        try:
+            groups = similarity_groups(sentences)
+            per_sentence.append(tracemalloc.get_traced_memory()[1] / n)
+        finally:
+            tracemalloc.stop()
+        assert len(np.unique(groups)) < n
+    assert per_sentence[1] < 1.3 * per_sentence[0]
+
+
+def test_many_equal_texts_are_one_group_without_comparing_them_all():
+    sentences = ["The lantern fell into the harbour."] * 3000 + ["Rain all night, then frost.", "ab", "ab"]
+    groups = similarity_groups(sentences)
+    assert groups.tolist() == [0] * 3000 + [1, 2, 2]
 
 
 def test_the_threshold_is_strict_and_a_lower_one_finds_more():

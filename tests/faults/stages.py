@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from concept_evaluation.bootstrap import bootstrap_intervals
-from pipeline_common.files import read_json
+from pipeline_common.files import read_json, write_text
 from s0_dataset_generation import expand_dataset
 from s0_dataset_generation.labelled_sentences import read_labelled_sentences, write_labelled_sentences
 from s1_compute_all_features import extract_sae_features
@@ -25,7 +25,7 @@ from s3_feature_activation_graphs import build_report, visualize_activations
 from s3_feature_activation_graphs.picture_run import PictureRun
 from s4_classifier_data_prep import generate_datasets
 from s4_classifier_data_prep.classifier_dataset import read_dataset
-from s5_classifier_training.framework import metrics, sweep_layers, train
+from s5_classifier_training.framework import metrics, sweep_layers, sweep_pictures, train
 from s5_classifier_training.framework.experiment_folder import read_results as read_classifier_results
 from tests.s1.conftest import arguments as extraction_arguments
 from tests.s1.conftest import write_sentences_csv
@@ -236,6 +236,7 @@ def without_slow_parts() -> Iterator[None]:
         patch.setattr(metrics, "bootstrap_intervals", few)
         patch.setattr(evidence, "N_RESAMPLES", 20)
         patch.setattr(PictureRun, "overviews", {})
+        patch.setattr(sweep_pictures, "draw_all_traits", lambda path, *_: write_text(path, "a picture"))
         yield
 
 

@@ -36,7 +36,11 @@ def test_a_module_that_asks_would_be_seen():
     assert clocks_in(source) == {"time.time", "path.stat().st_mtime"}
 
 
-@pytest.mark.parametrize("seconds", [315532800, 4102444800], ids=["1980", "2100"])
+@pytest.mark.parametrize(
+    "seconds",
+    [315532800, pytest.param(4102444800, marks=pytest.mark.slow)],
+    ids=["1980", "2100"],
+)
 def test_another_clock_and_other_dates_give_the_same_result(
     stage, seconds, world, undisturbed, tmp_path, monkeypatch
 ):

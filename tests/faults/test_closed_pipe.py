@@ -33,6 +33,7 @@ def test_nobody_reads_the_output(stage, world, undisturbed, tmp_path, closed_pip
     assert hidden(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_in_a_shell(world, tmp_path):
     stage = next(stage for stage in STAGES if stage.name == "s4")
     command = start_over(stage, world, tmp_path / "out")

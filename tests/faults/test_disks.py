@@ -17,7 +17,7 @@ Usage = namedtuple("Usage", "total used free")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("share", [0.5, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_a_disk_that_fills_up_in_the_middle(stage, share, world, undisturbed, disk, monkeypatch):
     """Stage 1 looks how much is free before it starts; here something else has taken it meanwhile."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, 10**12))
@@ -83,6 +83,7 @@ def test_a_limit_on_the_size_of_files(world, tmp_path):
     assert quietly(stage, command) == (0, "")
 
 
+@pytest.mark.slow
 def test_output_that_is_redirected_to_a_full_disk(world, tmp_path):
     """What is printed cannot be kept; the result that was asked for is there, and the exit code tells."""
     stage = next(stage for stage in STAGES if stage.name == "s4")

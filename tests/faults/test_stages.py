@@ -70,7 +70,7 @@ def test_a_fault_at_the_first_and_the_last_write(stage, fault, world, undisturbe
 @pytest.mark.parametrize(
     "stage", [stage for stage in STAGES if stage.keeps_old], ids=lambda stage: stage.name
 )
-@pytest.mark.parametrize("write", ["first", "last"])
+@pytest.mark.parametrize("write", [pytest.param("first", marks=pytest.mark.slow), "last"])
 def test_a_fault_leaves_the_old_result_as_it_was(stage, write, world, undisturbed, tmp_path):
     n_writes = undisturbed.of(stage)[1]
     command = start_over(stage, world, tmp_path / "out")

@@ -103,12 +103,16 @@ def test_somebody_elses_handler_of_sigterm_stays():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_forked_child_dies_of_sigterm():
+    reading, writing = os.pipe()
+
     @exit_codes
     def main(argv=None):
         child = os.fork()
         if child == 0:
+            os.write(writing, b"!")
             time.sleep(60)
             os._exit(0)
+        os.read(reading, 1)  # a signal that comes within the fork itself would be lost
         os.kill(child, signal.SIGTERM)
         return os.WTERMSIG(os.waitpid(child, 0)[1])
 
