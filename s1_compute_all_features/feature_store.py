@@ -146,7 +146,7 @@ class FeatureStore:
             )
         if not np.array_equal(self.starts[ends], counted):
             raise UserError(
-                f"{path}: n_tokens does not add up to the tokens that the manifest counts; make the store again"
+                f"{path}: n_tokens does not add up to what the manifest counts; make the store again"
             )
 
     @cached_property

@@ -35,7 +35,7 @@ def check_activations(path: Path, arrays: Mapping[str, np.ndarray], shape: tuple
     n_active = int(indptr[-1])
     if indices.dtype.kind not in "iu" or indices.shape != (n_active,):
         _refuse(path, f"'indices' is not {n_active} feature ids")
-    if n_active and not (0 <= indices.min() and indices.max() < shape[1]):
+    if n_active and not (indices.min() >= 0 and indices.max() < shape[1]):
         _refuse(path, f"'indices' holds a feature outside 0 to {shape[1] - 1}")
     if data.dtype.kind != "f" or data.shape != (n_active,):
         _refuse(path, f"'data' is not {n_active} activations")

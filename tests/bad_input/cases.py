@@ -151,7 +151,7 @@ def without(key: str) -> Damage:
 
 
 def arrays(**changed: Any) -> Damage:
-    """Arrays of an NPZ are others: an array, a function of the one that is there, or None for no such array."""
+    """Arrays of an NPZ are others: an array, a function of the one that is there, or None for none."""
 
     def damage(path: Path) -> None:
         with np.load(path) as archive:

@@ -4,7 +4,6 @@ import pytest
 
 from concept_evaluation.bootstrap import bootstrap_intervals
 from s5_classifier_training.framework import metrics
-
 from tests.bad_input.world import SECRETS, build_world
 
 

@@ -94,7 +94,8 @@ KINDS = (
             "--input-layer",
         ),
         usage(
-            "--strategy hidden-to-feature --target-layer 1 --target-feature 3 --pooling max --input s --output o",
+            "--strategy hidden-to-feature --target-layer 1 --target-feature 3 --pooling max "
+            "--input s --output o.npz",
             "--pooling",
         ),
         usage("--strategy sae-to-concept --top-k 5 --layer 1 --input s --output o.npz", "--top-k"),

@@ -163,8 +163,8 @@ SPARSE = Kind(
 TOKENS = Kind(
     name="store tokens",
     script="s4_classifier_data_prep.generate_datasets",
-    arguments="--strategy hidden-to-feature --target-layer 1 --target-l0 8 --target-feature 3 --input-layer 0 "
-    "--input lies_features --output out.npz",
+    arguments="--strategy hidden-to-feature --target-layer 1 --target-l0 8 --target-feature 3 "
+    "--input-layer 0 --input lies_features --output out.npz",
     parts="lies_features",
     file=BLOCK + "tokens.npz",
     where="tokens.npz",

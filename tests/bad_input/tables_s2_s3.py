@@ -125,7 +125,8 @@ SPECIFICITY = Kind(
 SWEEP = Kind(
     name="layer sweep",
     script="s3_feature_activation_graphs.build_report",
-    arguments="--s2-results results --s1-data lies_features --layer-sweep sweep/layer_sweep.csv --output out.html",
+    arguments="--s2-results results --s1-data lies_features --layer-sweep sweep/layer_sweep.csv "
+    "--output out.html",
     parts="lies_features results sweep",
     file="sweep/layer_sweep.csv",
     where="layer_sweep.csv",

@@ -1,5 +1,6 @@
-"""Bad input of stage 5: datasets of stage 4, the two configuration files, results, versions, new sentences."""
+"""Bad input of stage 5: datasets, the two configuration files, results, versions, new sentences."""
 
+import itertools
 import json
 
 import numpy as np
@@ -50,38 +51,67 @@ DATASET = Kind(
     ),
 )
 
+
+def doubled_references(depth):
+    """A YAML document of a few lines whose value, written out, would have 9^depth entries."""
+    names = [f"n{place}" for place in range(depth)]
+    lines = [f"n0: &n0 [{', '.join('x' * 9)}]"]
+    for old, new in itertools.pairwise(names):
+        lines.append(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]")
+    return "\n".join([*lines, f"seed: *{names[-1]}", "estimators: []", ""])
+
+
 EXPERIMENT = Kind(
     name="config.yaml",
     script=TRAINING,
     arguments="experiment",
     parts="lies.npz experiment/working",
     file="experiment/working/config.yaml",
-    where="",
+    where="config.yaml",
     cases=(
-        case("empty", content(""), "keys and values", "config.yaml"),
-        case("a list", content("- logistic\n"), "keys and values", "config.yaml"),
-        case("not YAML", content("estimators: [\n"), "YAML", "config.yaml"),
-        case("a tab", content("estimators:\n\t- name: ridge\n"), "YAML", "config.yaml"),
-        case("not UTF-8", content(b"seed: \xff\n"), "utf-8", "config.yaml"),
-        case("an unknown key", swap("n_folds", "folds"), "folds", "config.yaml"),
-        case("an unknown estimator", swap("nearest_centroid", "xgboost"), "estimators.0.name", "xgboost", "config.yaml"),
-        case("one fold", swap("2", "1"), "n_folds", "config.yaml"),
-        case("a day that there is not", content("seed: 2020-13-45\n"), "YAML", "month", "config.yaml"),
-        case("a tag that builds nothing", content("seed: !!int ''\n"), "YAML", "config.yaml"),
-        case("a Python object", content("seed: !!python/object/apply:os.getcwd []\n"), "YAML", "python", "config.yaml"),
-        case("deeply nested", content("seed: " + "[" * 5000), "YAML", "config.yaml"),
-        case("a bomb of references", content(
-            "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-                f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}]\n"
-                for old, new in zip("abcdefghijklm", "bcdefghijklmn", strict=True)
-            ) + "seed: *n\nestimators: []\n"
-        ), "config.yaml", "seed"),
-        case("an unknown parameter", content(
-            "estimators:\n  - name: nearest_centroid\n    params: {C: 1.0}\n"
-        ), "experiment", "params.C"),
-        case("a parameter of another kind", content(
-            "estimators:\n  - name: nearest_centroid\n    params: {shrink_threshold: much}\n"
-        ), "experiment", "shrink_threshold"),
+        case("empty", content(""), "keys and values"),
+        case("a list", content("- logistic\n"), "keys and values"),
+        case("not YAML", content("estimators: [\n"), "YAML"),
+        case("a tab", content("estimators:\n\t- name: ridge\n"), "YAML"),
+        case("not UTF-8", content(b"seed: \xff\n"), "utf-8"),
+        case("an unknown key", swap("n_folds", "folds"), "folds"),
+        case("an unknown estimator", swap("nearest_centroid", "xgboost"), "estimators.0.name", "xgboost"),
+        case("one fold", swap("2", "1"), "n_folds"),
+        case("a day that there is not", content("seed: 2020-13-45\n"), "YAML", "month"),
+        case("a tag that builds nothing", content("seed: !!int ''\n"), "YAML"),
+        case("a Python object", content("seed: !!python/object/apply:os.getcwd []\n"), "YAML", "python"),
+        case("deeply nested", content("seed: " + "[" * 5000), "YAML"),
+        case("a bomb of references", content(doubled_references(14)), "seed"),
+    ),
+)
+
+
+def one_estimator(entry):
+    """A configuration of this estimator alone."""
+    return content(f"n_folds: 2\nestimators:\n  - {entry}\n")
+
+
+ESTIMATOR = Kind(
+    name="estimators that do not suit",
+    script=TRAINING,
+    arguments="experiment",
+    parts="lies.npz experiment/working",
+    file="experiment/working/config.yaml",
+    where="experiment",
+    cases=(
+        case("an unknown parameter", one_estimator("{name: nearest_centroid, params: {C: 1.0}}"), "params.C"),
+        case(
+            "a parameter of another kind",
+            one_estimator("{name: nearest_centroid, params: {shrink_threshold: much}}"),
+            "shrink_threshold",
+        ),
+        case("more inputs than there are", one_estimator("{name: ridge, top_k: 99}"), "top_k", "99"),
+        case("an unknown search", one_estimator("{name: ridge, search: {depth: [1, 2]}}"), "depth"),
+        case("a search of another kind", one_estimator("{name: ridge, search: {alpha: [a, b]}}"), "alpha"),
+        case("a negative number", one_estimator("{name: ridge, params: {alpha: -1.0}}"), "alpha"),
+        case("a classifier for a regression", content(
+            "task: regression\nestimators: [{name: logistic}]\n"
+        ), "logistic", "regression"),
     ),
 )  # fmt: skip
 
@@ -269,5 +299,6 @@ MODEL = Kind(
 )
 
 KINDS = (
-    DATASET, EXPERIMENT, DATASET_CONFIG, RESULTS, COMPARED, VERSION_RESULTS, VERSION, NEW_SENTENCES, MODEL,
+    DATASET, EXPERIMENT, ESTIMATOR, DATASET_CONFIG, RESULTS,
+    COMPARED, VERSION_RESULTS, VERSION, NEW_SENTENCES, MODEL,
 )  # fmt: skip

@@ -188,7 +188,8 @@ CSV_FILES = {
     ),
     "ranking": (
         "s4_classifier_data_prep.generate_datasets",
-        "--strategy sae-to-concept --features results/ranked_features.csv --input lies_features --output out.npz",
+        "--strategy sae-to-concept --features results/ranked_features.csv "
+        "--input lies_features --output out.npz",
         "lies_features results",
         "results/ranked_features.csv",
         ("ranked_features.csv",),

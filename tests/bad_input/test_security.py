@@ -121,9 +121,9 @@ def test_an_array_of_objects_is_refused_and_runs_nothing(arguments, parts, file,
         np.savez(folder / file, **arrays)
         refused(arguments, folder, Path(file).name)
         assert not harm.exists()
-        with pytest.raises(FileExistsError), np.load(folder / file, allow_pickle=True) as archive:
-            harm.mkdir()
+        with np.load(folder / file, allow_pickle=True) as archive:
             archive[array]  # whoever trusts it runs it: the test could fail
+        assert harm.exists()
 
 
 def bomb(path, array, compressed):
@@ -253,7 +253,7 @@ def test_code_that_comes_with_a_model_never_runs(place, world):
 
 
 def test_no_secret_stands_in_what_is_written_or_said(world, monkeypatch, caplog):
-    """The world itself was made with these variables set, and what was said is kept; here stage 1 is run too."""
+    """The world was made with these variables set, and what was said is kept; here stage 1 is run too."""
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     with scratch(world, "different.csv tiny") as folder:

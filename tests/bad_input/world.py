@@ -81,7 +81,8 @@ def build_world(folder: Path, tiny: Path) -> Path:
         (checkpoint, f"{working.parent} --name first --message kept"),
         (
             sweep_layers,
-            f"--input {store} --output {sweep} --estimators nearest_centroid --folds 2 --layers 1 --workers 1",
+            f"--input {store} --output {sweep} --layers 1 --workers 1 "
+            "--estimators nearest_centroid --folds 2",
         ),
         (
             build_report,

@@ -24,7 +24,7 @@ from tests.faults.stages import (
 from tests.synthetic_store import write_synthetic_store
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # what it leaves out is there again for every other test
 def world(tmp_path_factory, tiny_configuration) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
     write_synthetic_store(folder / "lies_features", n_sentences=24, d_sae=16, d_model=8, l0s=(8,))
@@ -71,7 +71,7 @@ class Undisturbed:
         return self._known[stage.name]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def undisturbed(world, tmp_path_factory) -> Undisturbed:
     return Undisturbed(world, tmp_path_factory.mktemp("undisturbed"))
 

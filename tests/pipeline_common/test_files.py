@@ -137,7 +137,8 @@ def test_a_row_that_cannot_be_made_leaves_the_old_table(tmp_path):
 
 
 HALF_WRITER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from pathlib import Path
 from pipeline_common.files import atomic_path
 with atomic_path(Path(sys.argv[1])) as temporary:
