@@ -5,10 +5,10 @@ import shlex
 
 import pytest
 
-from tests.bad_input import tables_arguments, tables_s0, tables_s1, tables_s2_s3, tables_s4_s5
+from tests.bad_input import tables_arguments, tables_s0, tables_s1, tables_s2_s3, tables_s4, tables_s5
 from tests.bad_input.world import copy_parts, snapshot
 
-TABLES = (tables_s0, tables_s1, tables_s2_s3, tables_s4_s5, tables_arguments)
+TABLES = (tables_s0, tables_s1, tables_s2_s3, tables_s4, tables_s5, tables_arguments)
 KINDS = [kind for table in TABLES for kind in table.KINDS]
 CASES = [
     pytest.param(kind, case, id=f"{kind.name}: {case.name}"[:90]) for kind in KINDS for case in kind.cases

@@ -45,9 +45,16 @@ class Command:
 
 
 def documents() -> list[Path]:
-    """Every document with commands for a reader: the stages in order, then the rest of the project."""
+    """Every document with commands for a reader: the stages in order, then the rest of the project.
+
+    Those below ``tests`` say how to run tests; they are left out.
+    """
     found = {path for pattern in ("*.md", "*/*.md", "*/*/*.md") for path in ROOT.glob(pattern)}
-    read = [path for path in found if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
+    read = [
+        path
+        for path in found
+        if not any(part.startswith((".", "tests")) for part in path.relative_to(ROOT).parts)
+    ]
 
     def order(path: Path) -> tuple[bool, str, int, str]:
         stage = stage_of(path)

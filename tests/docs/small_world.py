@@ -86,6 +86,7 @@ NOT_RUN = {
     "Slurm and four nodes; the line for one node is run",
     "uv run python benchmarks/bench_extract.py": TRUE_SIZE,
     "uv run python benchmarks/bench_extract.py --quick --json figures.json": TRUE_SIZE,
+    "uv run python benchmarks/bench_extract.py --device cuda": "needs a GPU",
     "uv run python benchmarks/bench_rank.py": SMALL_SIZE,
     "uv run python benchmarks/bench_rank.py --quick --json figures.json": SMALL_SIZE,
     "uv run python benchmarks/bench_plots.py": SMALL_SIZE,
