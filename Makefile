@@ -24,7 +24,7 @@ test-browser: install
 	REQUIRE_BROWSER=1 $(UV) run --no-sync pytest -m browser
 
 test-slow: install
-	$(UV) run --no-sync pytest -m "slow and not gpu and not network"
+	$(UV) run --no-sync pytest -m "slow and not gpu and not network" --ignore=tests/docs --ignore=tests/faults
 
 check: install
 	$(UV) run --no-sync ruff check .

@@ -4,8 +4,8 @@ Synthetic sentences of words drawn at random go through the real scripts: the sp
 of random weights, four SAEs), the ranking of stage 2, two datasets of stage 4, report and plots of stage 3.
 Every script runs in a process of its own with one thread or worker, once for each number of sentences; what
 is shown is the peak resident memory of that process, its seconds by the clock and of the processor (which
-other work on the machine disturbs less), and the bytes that it wrote. Then what one sentence more costs, from each
-size to the next: equal seconds mean linear time, and few bytes mean flat memory.
+other work on the machine disturbs less), and the bytes that it wrote. Then what one sentence more costs,
+from each size to the next: equal seconds mean linear time, and few bytes mean flat memory.
 
 Last, an extrapolation to 1,000,000 sentences and the 135 SAEs of Gemma-2-2B. Bytes follow from the format,
 whose sizes are checked against the store that was just written. Hours rest on assumptions, all of them
