@@ -92,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_requests(expansion.first_requests(counts), n_tokens)
         print(expansion.labelling_estimate(counts))
         return 0
-    refuse_existing(expansion_paths(output), arguments.overwrite, "--output-name")
+    refuse_existing(
+        output, arguments.overwrite, "--output-name", expansion_paths(output), client.journal.path
+    )
     watch = Stopwatch()
     _log.info(resolved_settings_line(arguments, settings))
     try:

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         print_requests(requests, sum(counts.values()) * ESTIMATED_TOKENS_PER_SENTENCE)
         return 0
-    refuse_existing([arguments.output_file], arguments.overwrite, "--output-file")
+    refuse_existing(arguments.output_file, arguments.overwrite, "--output-file")
     watch = Stopwatch()
     _log.info(resolved_settings_line(arguments, settings))
     try:

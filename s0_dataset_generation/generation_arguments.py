@@ -64,13 +64,25 @@ def resolve_trait(arguments: argparse.Namespace, parser: argparse.ArgumentParser
     return find_trait(arguments.trait, arguments.definition)
 
 
-def refuse_existing(paths: Sequence[Path], overwrite: bool, flag: str) -> None:
+def refuse_existing(
+    output: Path, overwrite: bool, flag: str, beside: Sequence[Path] = (), journal: Path | None = None
+) -> None:
     """Stop before anything is asked if a result would replace a file.
+
+    Args:
+        output: the main file, which is written last.
+        overwrite: whether ``--overwrite`` was given.
+        flag: which names another output.
+        beside: files that are written with it.
+        journal: the replies of an unfinished run, if there is one: files beside are then that run's own,
+            which was stopped between them and the main file.
 
     Raises:
         UserError: a file exists and ``--overwrite`` was not given.
     """
-    for path in paths:
+    if journal is not None and journal.exists():
+        beside = ()
+    for path in (output, *beside):
         if path.exists() and not overwrite:
             raise UserError(f"{path}: already exists; choose another {flag}, or add --overwrite")
 

@@ -82,16 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     output, sidecar = arguments.output_file, ratings_path(arguments.output_file)
     claim_output(output, sidecar)
-    refuse_existing([output, sidecar], arguments.overwrite, "--output-file")
+    journal = journal_beside(output)
+    refuse_existing(output, arguments.overwrite, "--output-file", [sidecar], journal)
     watch = Stopwatch()
     _log.info(resolved_settings_line(arguments, settings))
-    client = LLMClient(settings, ReplyJournal(journal_beside(output)))
+    client = LLMClient(settings, ReplyJournal(journal))
     rated = _rate(client, trait, sentences, intended, arguments)
     labelled = [(item.sentence, item.judged) for item in rated if item.judged is not None]
     write_ratings(sidecar, rated)
     write_labelled_sentences(output, [sentence for sentence, _ in labelled], [label for _, label in labelled])
     if not arguments.keep_temp:
-        client.journal.path.unlink(missing_ok=True)
+        journal.unlink(missing_ok=True)
     if text := agreement_text(rated):
         print(text)
     _log.info("%d sentences in %.1f s", len(labelled), watch.seconds)

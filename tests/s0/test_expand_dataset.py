@@ -247,6 +247,19 @@ def test_keep_temp_keeps_and_names_resolve_and_nothing_is_replaced_unasked(
     assert not (out / "mine_temp").exists()
 
 
+def test_a_run_stopped_between_its_files_goes_on(server, arguments, tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("s0_dataset_generation.dataset_expansion.write_labelled_sentences", stopped)
+        assert expand_dataset.main(arguments) == 130
+    assert (tmp_path / "out" / "dishonesty_ratings.csv").exists()
+    asked = len(server.requests)
+    assert expand_dataset.main(arguments) == 0, capsys.readouterr().err
+    assert len(server.requests) == asked
+
+
 def test_a_stranger_in_the_temporary_folder_stays(arguments, tmp_path):
     stranger = tmp_path / "out" / "dishonesty_temp" / "notes.txt"
     stranger.parent.mkdir(parents=True)
