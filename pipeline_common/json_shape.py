@@ -15,6 +15,7 @@ A shape is written in Python's own terms:
 
 import re
 import reprlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,50 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """A text that is safe as a part of a file's name: no separator, not hidden."""
 
 _WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false", list: "a list"}
+
+
+@dataclass(frozen=True)
+class JsonFormat:
+    """A format of this project's own: how its JSON names itself, and what must be in it.
+
+    Attributes:
+        name: under the key ``format``.
+        version: under the key ``format_version``; a reader takes this one alone.
+        what: in a word or two, for messages: "feature store", "results".
+        shape: see the module.
+        remedy: what to do about a file that is not so, for messages.
+    """
+
+    name: str
+    version: int
+    what: str
+    shape: Any
+    remedy: str
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """The keys that every writer puts first."""
+        return {"format": self.name, "format_version": self.version}
+
+    def check(self, path: Path, value: Any) -> dict[str, Any]:
+        """The value, which is of this format.
+
+        Args:
+            path: the file that it was read from, for the message.
+            value: as `json.loads` returns it.
+
+        Raises:
+            UserError: it is of another format or version, or a key is not what it should be.
+        """
+        if not isinstance(value, dict) or value.get("format") != self.name:
+            raise UserError(f"{path}: holds no {self.what}; {self.remedy}")
+        if value.get("format_version") != self.version:
+            raise UserError(
+                f"{path}: {self.what} format {value.get('format_version')}, this program reads format "
+                f"{self.version}; {self.remedy}"
+            )
+        check_shape(path, value, self.shape, self.remedy)
+        return value
 
 
 def check_shape(path: Path, value: Any, shape: Any, remedy: str) -> None:

@@ -29,7 +29,6 @@ from s1_compute_all_features.pooling import (
 from s1_compute_all_features.store_checks import check_activations, check_states, check_tokens, integers
 from s1_compute_all_features.store_layout import (
     EMBEDDINGS,
-    FORMAT_VERSION,
     HIDDEN_STATES,
     MANIFEST,
     NEURONPEDIA_ID,
@@ -52,7 +51,6 @@ from s1_compute_all_features.store_layout import (
 
 __all__ = [
     "EMBEDDINGS",
-    "FORMAT_VERSION",
     "HIDDEN_STATES",
     "MANIFEST",
     "NEURONPEDIA_ID",

@@ -13,10 +13,8 @@ import numpy as np
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import is_changed, read_json, sealed, write_csv, write_json
-from pipeline_common.json_shape import FILE_NAME, NATURAL, POSITIVE, check_shape
+from pipeline_common.json_shape import FILE_NAME, NATURAL, POSITIVE, JsonFormat
 
-FORMAT = "feature_store"
-FORMAT_VERSION = 1
 EMBEDDINGS = "embeddings"
 HIDDEN_STATES = ("all", "pooled", "none")
 MANIFEST = "manifest.json"
@@ -28,28 +26,34 @@ TOKEN_ARRAYS = ("token_id", "sentence_index", "position", "is_final", "text")
 
 NEURONPEDIA_ID = r"|[^/\s]+/\S+"
 """``model/source``, or empty."""
-_MANIFEST_SHAPE = {
-    "complete": bool,
-    "model": {"id": str, "d_model": POSITIVE, "demonstration": bool},
-    "saes": [
-        {
-            "name": FILE_NAME,
-            "layer": NATURAL,
-            "average_l0": (None, NATURAL),
-            "d_sae": POSITIVE,
-            "hook": str,
-            "release": str,
-            "sae_id": str,
-            "neuronpedia_id": re.compile(NEURONPEDIA_ID),
-            "fingerprint": str,
-        }
-    ],
-    "layers": [NATURAL],
-    "hidden_states?": frozenset(HIDDEN_STATES),
-    "input": {"file": re.compile(r"[^/\0]+")},
-    "settings?": dict,
-    "blocks": [{"n_sentences": POSITIVE, "n_tokens": POSITIVE}],
-}
+FORMAT = JsonFormat(
+    "feature_store",
+    1,
+    "feature store",
+    {
+        "complete": bool,
+        "model": {"id": str, "d_model": POSITIVE, "demonstration": bool},
+        "saes": [
+            {
+                "name": FILE_NAME,
+                "layer": NATURAL,
+                "average_l0": (None, NATURAL),
+                "d_sae": POSITIVE,
+                "hook": str,
+                "release": str,
+                "sae_id": str,
+                "neuronpedia_id": re.compile(NEURONPEDIA_ID),
+                "fingerprint": str,
+            }
+        ],
+        "layers": [NATURAL],
+        "hidden_states?": frozenset(HIDDEN_STATES),
+        "input": {"file": re.compile(r"[^/\0]+")},
+        "settings?": dict,
+        "blocks": [{"n_sentences": POSITIVE, "n_tokens": POSITIVE}],
+    },
+    "make the store again with extract_sae_features.py",
+)
 """What a reader relies on; the names become parts of file names."""
 
 
@@ -171,7 +175,7 @@ def write_manifest(store: Path, content: Mapping[str, Any], seal: bool = False) 
         content: of the manifest.
         seal: add its own digest, so that a change of it is found; for a finished store.
     """
-    manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **content}
+    manifest = {**FORMAT.header, **content}
     write_json(store / MANIFEST, sealed(manifest) if seal else manifest)
 
 
@@ -188,15 +192,7 @@ def read_manifest(store: Path) -> dict[str, Any]:
         raise UserError(
             f"{store}: not a feature store ({MANIFEST} is missing); make one with extract_sae_features.py"
         )
-    manifest = read_json(store / MANIFEST, "feature store manifest")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(f"{store / MANIFEST}: not the manifest of a feature store")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{store}: feature store format {manifest.get('format_version')}, this program reads format "
-            f"{FORMAT_VERSION}; make the store again with extract_sae_features.py"
-        )
-    check_shape(store / MANIFEST, manifest, _MANIFEST_SHAPE, "make the store again")
+    manifest = FORMAT.check(store / MANIFEST, read_json(store / MANIFEST, "feature store manifest"))
     if is_changed(manifest):
         raise UserError(
             f"{store / MANIFEST}: damaged or changed since the store was finished; restore it, or make the "

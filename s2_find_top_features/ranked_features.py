@@ -20,11 +20,9 @@ from pipeline_common.files import (
     write_json,
     write_npz,
 )
-from pipeline_common.json_shape import check_shape
+from pipeline_common.json_shape import JsonFormat, check_shape
 from s2_find_top_features.summary_shape import EXPLANATIONS_SHAPE, summary_shape
 
-FORMAT = "ranked_features"
-FORMAT_VERSION = 2
 RANKED = "ranked_features.csv"
 FALLING = "falling_features.csv"
 EXAMPLES = "feature_examples.json"
@@ -81,6 +79,7 @@ SPECIFICITY_COLUMNS = (
 
 HELD_OUT = "held_out_"
 _REMEDY = "run analyze_features.py again"
+FORMAT = JsonFormat("ranked_features", 2, "results", summary_shape(METRICS), _REMEDY)
 _IDENTITY = ("rank", "sae_name", "layer", "average_l0", "feature_id", "passes_filters")
 _COLUMNS = (
     *_IDENTITY,
@@ -170,7 +169,7 @@ def write_results(
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != SUMMARY
     }
-    described = {"format": FORMAT, "format_version": FORMAT_VERSION, **summary, "files": files}
+    described = {**FORMAT.header, **summary, "files": files}
     write_json(folder / SUMMARY, sealed(described))
 
 
@@ -217,15 +216,7 @@ def read_results(folder: Path) -> RankedResults:
     """
     if not (folder / SUMMARY).is_file():
         raise UserError(f"{folder}: no {SUMMARY}; expected a results folder made by analyze_features.py")
-    summary = read_json(folder / SUMMARY, "summary of ranked features")
-    if not isinstance(summary, dict) or summary.get("format") != FORMAT:
-        raise UserError(f"{folder / SUMMARY}: not the summary of ranked features")
-    if summary.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{folder}: results format {summary.get('format_version')}, this program reads format "
-            f"{FORMAT_VERSION}; run analyze_features.py again"
-        )
-    check_shape(folder / SUMMARY, summary, summary_shape(METRICS), _REMEDY)
+    summary = FORMAT.check(folder / SUMMARY, read_json(folder / SUMMARY, "summary of ranked features"))
     for name, values in (summary["specificity"] or {}).items():
         if values.keys() != next(iter(summary["specificity"].values())).keys():
             raise UserError(f"{folder / SUMMARY}: specificity.{name}: other traits than above; {_REMEDY}")

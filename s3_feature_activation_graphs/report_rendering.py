@@ -8,22 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_common.errors import UserError
-from pipeline_common.json_shape import NATURAL, check_shape
+from pipeline_common.json_shape import NATURAL, JsonFormat
 from s3_feature_activation_graphs.report_verdict import interval, number
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-FORMAT = "feature_report"
-FORMAT_VERSION = 1
 
 _NUMBER = (None, float)
-_OVERVIEW_SHAPE = {
-    **dict.fromkeys(("trait", "model", "best", "anchor"), str),
-    "demonstration": bool,
-    **dict.fromkeys(("n_sentences", "n_features", "n_passing"), NATURAL),
-    **dict.fromkeys(("n_discoveries", "n_tested"), (None, NATURAL)),
-    **dict.fromkeys(("optimism", "held_out_auroc", "low", "high", "bag_of_words"), _NUMBER),
-    "verdict": (None, str),
-}
+FORMAT = JsonFormat(
+    "feature_report",
+    1,
+    "report",
+    {
+        **dict.fromkeys(("trait", "model", "best", "anchor"), str),
+        "demonstration": bool,
+        **dict.fromkeys(("n_sentences", "n_features", "n_passing"), NATURAL),
+        **dict.fromkeys(("n_discoveries", "n_tested"), (None, NATURAL)),
+        **dict.fromkeys(("optimism", "held_out_auroc", "low", "high", "bag_of_words"), _NUMBER),
+        "verdict": (None, str),
+    },
+    "make it with build_report.py",
+)
 _OVERVIEW = re.compile(r'<script type="application/json" id="overview">(.*?)</script>', re.DOTALL)
 
 
@@ -60,8 +64,8 @@ def render(template: str, content: dict[str, Any]) -> str:
         script=Markup(script),
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'",
-        format_name=FORMAT,
-        format_version=FORMAT_VERSION,
+        format_name=FORMAT.name,
+        format_version=FORMAT.version,
     )
 
 
@@ -82,12 +86,4 @@ def read_overview(path: Path) -> dict[str, Any]:
         overview: Any = json.loads(match[1]) if match else None
     except (ValueError, RecursionError):
         overview = None
-    if not isinstance(overview, dict) or overview.get("format") != FORMAT:
-        raise UserError(f"{path}: not a report made by build_report.py")
-    if overview.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: report format {overview.get('format_version')}, this program reads format "
-            f"{FORMAT_VERSION}; build the report again"
-        )
-    check_shape(path, overview, _OVERVIEW_SHAPE, "build the report again")
-    return overview
+    return FORMAT.check(path, overview)

@@ -12,11 +12,9 @@ import numpy as np
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_npz, write_npz
-from pipeline_common.json_shape import NATURAL, check_shape
+from pipeline_common.json_shape import NATURAL, JsonFormat
 from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore
 
-FORMAT = "classifier_dataset"
-FORMAT_VERSION = 2
 NORMALIZATIONS = ("standardize", "minmax", "none")
 EMBEDDING_INPUTS = "embeddings"
 HIDDEN_INPUTS = "hidden states"
@@ -41,7 +39,15 @@ DESCRIPTION_SHAPE = {
     "demonstration": bool,
     "store": {"name": str, "fingerprint": str},
 }
-"""What a reader of a dataset's description relies on (`check_shape`)."""
+"""What a reader of a dataset's description relies on (`pipeline_common.json_shape`)."""
+
+FORMAT = JsonFormat(
+    "classifier_dataset",
+    2,
+    "classifier dataset",
+    DESCRIPTION_SHAPE,
+    "make it again with generate_datasets.py",
+)
 
 _ROW_ARRAYS = ("y", "split", "sentence_index", "group", "n_tokens", "label")
 _TOKEN_ARRAYS = ("token", "position")
@@ -97,7 +103,7 @@ def write_dataset(path: Path, dataset: ClassifierDataset) -> None:
     """Write a dataset, atomically; equal datasets give equal bytes."""
     by_token = dataset.token is not None
     names = (*_ROW_ARRAYS, *_OTHER_ARRAYS, *(_TOKEN_ARRAYS if by_token else ()))
-    description = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataset.metadata}
+    description = {**FORMAT.header, **dataset.metadata}
     inputs = _sparse(dataset.X) if _is_sparse(dataset.metadata) else {"X": dataset.X}
     arrays = inputs | {name: getattr(dataset, name) for name in names if name != "split"}
     arrays["split"] = np.where(dataset.held_out, "test", "train")
@@ -246,12 +252,4 @@ def _read_metadata(path: Path, what: str) -> dict[str, Any]:
         metadata = json.loads(text)
     except (ValueError, RecursionError):
         metadata = None
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise UserError(f"{path}: not a {what}")
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: classifier dataset format {metadata.get('format_version')}, this program reads format "
-            f"{FORMAT_VERSION}; make it again with generate_datasets.py"
-        )
-    check_shape(path, metadata, DESCRIPTION_SHAPE, "make it again with generate_datasets.py")
-    return metadata
+    return FORMAT.check(path, metadata)

@@ -21,7 +21,6 @@ from s5_classifier_training.framework.experiment_folder import (
     RESULTS,
     VERSION,
     VERSION_FORMAT,
-    VERSION_FORMAT_VERSION,
     WORKING,
     altered_files,
     find_experiment,
@@ -195,8 +194,7 @@ def _description(
     experiment: Path, number: int, name: str, message: str, results: dict[str, Any], checksums: dict[str, str]
 ) -> dict[str, Any]:
     content = {
-        "format": VERSION_FORMAT,
-        "format_version": VERSION_FORMAT_VERSION,
+        **VERSION_FORMAT.header,
         "experiment": experiment.name,
         "number": number,
         "name": name,

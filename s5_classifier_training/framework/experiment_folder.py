@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import is_changed, read_json, sealed, sha256_of_file
-from pipeline_common.json_shape import NATURAL, check_shape
+from pipeline_common.json_shape import NATURAL, JsonFormat
 from s4_classifier_data_prep.classifier_dataset import DESCRIPTION_SHAPE
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent
@@ -26,29 +26,36 @@ INPUTS = (CONFIG, DATASET_CONFIG)
 OUTPUTS = (MODEL, PREDICTIONS, CONFUSION_PICTURE, REGRESSION_PICTURE, RESULTS)
 """What a training may leave in working/; the results, which vouch for the others, come last."""
 
-RESULTS_FORMAT = "classifier_results"
-RESULTS_FORMAT_VERSION = 1
-VERSION_FORMAT = "classifier_version"
-VERSION_FORMAT_VERSION = 2
-
 _NUMBER = (None, float)
 _SCORES = {str: {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER}}
-_RESULTS_SHAPE = {
-    **dict.fromkeys(("experiment", "main_score", "best"), str),
-    **dict.fromkeys(("seed", "n_folds", "n_train", "n_test", "n_inputs"), NATURAL),
-    "cv_mean": float,
-    "cv_std": _NUMBER,
-    "labels": (None, [range(4)]),
-    "test": _SCORES,
-    "estimators": [{"title": str, "cv_mean": _NUMBER, "cv_std": _NUMBER}],
-    "baselines": {str: {"cv_mean": _NUMBER, "cv_std": _NUMBER, "test": _SCORES}},
-    "warnings": [str],
-    "dataset": {"file": str, "sha256": str, **DESCRIPTION_SHAPE},
-    "files": {str: str},
-    "model_types": [str],
-    "library_versions": {str: str},
-}
-_VERSION_SHAPE = {"experiment": str, "dataset": {"sha256": str}, "checksums": {str: str}}
+RESULTS_FORMAT = JsonFormat(
+    "classifier_results",
+    1,
+    "results",
+    {
+        **dict.fromkeys(("experiment", "main_score", "best"), str),
+        **dict.fromkeys(("seed", "n_folds", "n_train", "n_test", "n_inputs"), NATURAL),
+        "cv_mean": float,
+        "cv_std": _NUMBER,
+        "labels": (None, [range(4)]),
+        "test": _SCORES,
+        "estimators": [{"title": str, "cv_mean": _NUMBER, "cv_std": _NUMBER}],
+        "baselines": {str: {"cv_mean": _NUMBER, "cv_std": _NUMBER, "test": _SCORES}},
+        "warnings": [str],
+        "dataset": {"file": str, "sha256": str, **DESCRIPTION_SHAPE},
+        "files": {str: str},
+        "model_types": [str],
+        "library_versions": {str: str},
+    },
+    "run train.py again",
+)
+VERSION_FORMAT = JsonFormat(
+    "classifier_version",
+    2,
+    "version made by checkpoint.py",
+    {"experiment": str, "dataset": {"sha256": str}, "checksums": {str: str}},
+    "take another version",
+)
 
 _VERSION_NAME = re.compile(r"v(\d+)_(.+)")
 
@@ -105,15 +112,7 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     path = folder / RESULTS
     if not path.exists():
         return None
-    results = read_json(path, "classifier results")
-    if not isinstance(results, dict) or results.get("format") != RESULTS_FORMAT:
-        raise UserError(f"{path}: not the results of train.py")
-    if results.get("format_version") != RESULTS_FORMAT_VERSION:
-        raise UserError(
-            f"{path}: results format {results.get('format_version')}, this program reads format "
-            f"{RESULTS_FORMAT_VERSION}; run train.py again"
-        )
-    check_shape(path, results, _RESULTS_SHAPE, "run train.py again")
+    results = RESULTS_FORMAT.check(path, read_json(path, "classifier results"))
     _refuse_inconsistent(path, results)
     if is_changed(results):
         raise UserError(f"{path}: damaged or changed since train.py wrote it; run train.py again")
@@ -160,23 +159,17 @@ def read_version(folder: Path) -> Version:
     Raises:
         UserError: it holds none, or one of another format version.
     """
-    content = read_json(folder / VERSION, "version made by checkpoint.py")
+    content = VERSION_FORMAT.check(folder / VERSION, read_json(folder / VERSION, VERSION_FORMAT.what))
     number = version_number(folder.resolve().name)
-    if number is None or not _is_version(content):
-        raise UserError(f"{folder / VERSION}: not a version that this program reads")
-    check_shape(folder / VERSION, content, _VERSION_SHAPE, "take another version")
+    if number is None:
+        raise UserError(f"{folder}: expected a version's folder, whose name is vN_NAME; take another version")
+    foreign = set(content["checksums"]) - {*INPUTS, *OUTPUTS}
+    if foreign:
+        raise UserError(
+            f"{folder / VERSION}: checksums: {min(foreign)!r} is no file of an experiment; "
+            "take another version"
+        )
     return Version(folder, number, content)
-
-
-def _is_version(content: Any) -> bool:
-    """Whether a ``version.json`` is of this format, and names no file but those of an experiment."""
-    return (
-        isinstance(content, dict)
-        and content.get("format") == VERSION_FORMAT
-        and content.get("format_version") == VERSION_FORMAT_VERSION
-        and isinstance(content.get("checksums"), dict)
-        and set(content["checksums"]) <= {*INPUTS, *OUTPUTS}
-    )
 
 
 def find_version(experiment: Path, text: str) -> Version:

@@ -20,7 +20,6 @@ from s5_classifier_training.framework.experiment_folder import (
     REGRESSION_PICTURE,
     RESULTS,
     RESULTS_FORMAT,
-    RESULTS_FORMAT_VERSION,
     WORKING,
     find_experiment,
     shipped_experiments,
@@ -120,8 +119,7 @@ def train(folder: Path, config: "ExperimentConfig", dataset_path: Path) -> None:
     write_csv(working / PREDICTIONS, *prediction_table(dataset, outcome))
     picture = _draw(working, folder.name, dataset, outcome)
     results = {
-        "format": RESULTS_FORMAT,
-        "format_version": RESULTS_FORMAT_VERSION,
+        **RESULTS_FORMAT.header,
         "experiment": folder.name,
         **outcome.results,
         "seed": config.seed,

@@ -154,17 +154,17 @@ REPORT = Kind(
     cases=(
         case("missing", gone, "no such file"),
         case("a folder", folder_instead, "directory"),
-        case("another page", content("<html><body>Hello</body></html>"), "not a report"),
+        case("another page", content("<html><body>Hello</body></html>"), "holds no report"),
         case("not UTF-8", content(b"\xff\xfe"), "report"),
         case(
             "the overview is no JSON",
             content('<script type="application/json" id="overview">{</script>'),
-            "not",
+            "holds no report",
         ),
         case(
             "the overview is a list",
             content('<script type="application/json" id="overview">[]</script>'),
-            "not",
+            "holds no report",
         ),
         case("another version", swap('"format_version":1', '"format_version":7'), "7"),
         case("no trait", swap('"trait":', '"train":'), "trait"),

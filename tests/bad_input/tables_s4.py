@@ -34,7 +34,7 @@ DATASET = Kind(
         case("cut", cut(0.5), "damaged"),
         case("a picture", content(b"\x89PNG\r\n\x1a\n"), "damaged"),
         case("no inputs", arrays(X=None), "'X'"),
-        case("a description that is no JSON", arrays(metadata="{"), "not a"),
+        case("a description that is no JSON", arrays(metadata="{"), "holds no"),
         case("another version", metadata("format_version", 1), "format 1"),
         case("an unknown normalisation", metadata("normalization", "robust"), "normalization", "robust"),
         case("no target", metadata("target", None), "target"),

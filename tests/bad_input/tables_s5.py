@@ -103,7 +103,7 @@ RESULTS = Kind(
     cases=(
         case("missing", gone, "train.py"),
         case("cut", cut(0.5), "JSON"),
-        case("a list", content("[]"), "not the results"),
+        case("a list", content("[]"), "holds no results"),
         case("another version", entry("format_version", 0, seal=True), "format 0"),
         case("no files", without("files"), "files"),
         case("files as a list", entry("files", ["model.skops"], seal=True), "files"),

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_common.errors import UserError
-from pipeline_common.json_shape import FILE_NAME, NATURAL, POSITIVE, check_shape
+from pipeline_common.json_shape import FILE_NAME, NATURAL, POSITIVE, JsonFormat, check_shape
 
 SHAPE = {
     "name": FILE_NAME,
@@ -31,6 +31,30 @@ SOUND = {
     "what": None,
 }
 PATH = Path("some.json")
+
+
+FORMAT = JsonFormat("colours", 3, "list of colours", {"colours": [str]}, "paint it again")
+
+
+def test_what_a_format_writes_it_takes():
+    written = {**FORMAT.header, "colours": ["red"]}
+    assert written == {"format": "colours", "format_version": 3, "colours": ["red"]}
+    assert FORMAT.check(PATH, written) is written
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "some.json: holds no list of colours; paint it again"),
+        ({"format": "shapes", "format_version": 3}, "some.json: holds no list of colours; paint it again"),
+        ({"format": "colours", "format_version": 2}, "list of colours format 2, this program reads format 3"),
+        ({"format": "colours"}, "list of colours format None, this program reads format 3; paint it again"),
+        ({**FORMAT.header, "colours": [7]}, "colours.0: expected a text, found 7; paint it again"),
+    ],
+)
+def test_a_format_refuses_others_other_versions_and_wrong_keys(value, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        FORMAT.check(PATH, value)
 
 
 def test_what_fits_passes_and_what_may_be_missing_may():

@@ -138,7 +138,7 @@ def test_damaged_manifests_and_tables_are_named(folder):
     for change, message in (
         ({"complete": False}, "did not finish"),
         ({"format_version": 0}, "feature store format 0, this program reads format 1"),
-        ({"format": "other"}, "not the manifest of a feature store"),
+        ({"format": "other"}, "holds no feature store"),
         ({"saes": [{"name": "x"}]}, "damaged"),
     ):
         (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))

@@ -187,7 +187,7 @@ def test_damaged_results_are_said(results, capsys):
     summary = json.loads((results / "summary.json").read_text())
     for content, message in (
         ({**summary, "format_version": 99}, "results format 99"),
-        ({"format": "else"}, "not the summary"),
+        ({"format": "else"}, "holds no results"),
     ):
         (results / "summary.json").write_text(json.dumps(content))
         assert main(["--output", str(results), "--display-only"]) == 1

@@ -236,12 +236,12 @@ def test_an_index_lists_reports_and_links_to_their_best_feature(
     ("content", "message"),
     [
         (None, "no such file; expected a report made by build_report.py"),
-        ("<html></html>", "not a report made by build_report.py"),
-        ('<script type="application/json" id="overview">{</script>', "not a report made by build_report.py"),
+        ("<html></html>", "holds no report; make it with build_report.py"),
+        ('<script type="application/json" id="overview">{</script>', "holds no report"),
         (
             '<script type="application/json" id="overview">'
             '{"format":"feature_report","format_version":9}</script>',
-            "report format 9, this program reads format 1; build the report again",
+            "report format 9, this program reads format 1; make it with build_report.py",
         ),
     ],
 )

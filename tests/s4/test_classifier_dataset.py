@@ -73,7 +73,7 @@ def test_another_format_version(dataset, tmp_path):
 
 def test_an_npz_of_something_else(tmp_path):
     write_npz(tmp_path / "d.npz", {"metadata": np.array('{"format": "other"}')})
-    with pytest.raises(UserError, match="not a classifier dataset"):
+    with pytest.raises(UserError, match="holds no classifier dataset"):
         read_dataset(tmp_path / "d.npz")
 
 
