@@ -287,9 +287,8 @@ def call(folder: Path, command: Sequence[str]) -> None:
     code = subprocess.run([sys.executable, script, *command[1:]], cwd=folder).returncode
     if code:
         raise UserError(
-            f"{folder.name}: {command[0]} ended with exit code {code}, see above; when it is mended, "
-            "run the same "
-            "pipeline command again: what is complete is skipped"
+            f"{folder.name}: {command[0]} ended with exit code {code}, see above; when it is mended, run the "
+            "same pipeline command again: what is complete is skipped"
         )
 
 

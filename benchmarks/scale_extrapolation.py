@@ -69,14 +69,14 @@ def extrapolation(writer: float) -> tuple[dict[str, Any], str]:
         "hours": {},
     }
     lines = [
-        f"extrapolated: {N_SENTENCES:,} sentences of {N_TOKENS} tokens, {len(l0s)} SAEs of {D_SAE:,} features "  # noqa: E501
-        f"(mean l0 {sum(l0s) / len(l0s):.0f}, as published), {N_LAYERS} layers of {D_MODEL}",
+        f"extrapolated: {N_SENTENCES:,} sentences of {N_TOKENS} tokens, {len(l0s)} SAEs of {D_SAE:,} "
+        f"features (mean l0 {sum(l0s) / len(l0s):.0f}, as published), {N_LAYERS} layers of {D_MODEL}",
         f"  store: {state_bytes / 1e12:.2f} TB hidden states (pooled: {pooled_bytes / 1e12:.2f}), "
         f"{sae_bytes / 1e12:.2f} TB SAE activations",
         f"  products: {forward / 1e15:.0f} PFLOP forward, {encode / 1e15:.0f} PFLOP SAEs; at an assumed "
         f"{assumed.gpu_flops / 1e12:.2f} TFLOP/s a GPU",
-        f"  SAE weights: {n_units:,} units of {assumed.block_tokens:,} tokens x {weights / 1e9:.1f} GB read = "  # noqa: E501
-        f"{n_units * weights / 1e12:.1f} TB",
+        f"  SAE weights: {n_units:,} units of {assumed.block_tokens:,} tokens x {weights / 1e9:.1f} GB read "
+        f"= {n_units * weights / 1e12:.1f} TB",
         f"  between GPU and host: {bus_bytes / 1e12:.1f} TB at an assumed {assumed.bus / 1e9:.0f} GB/s a GPU",
         f"  writing thread: {assumed.writer / 1e6:.0f} MB/s a process, measured above; disk: an assumed "
         f"{assumed.disk / 1e9:.0f} GB/s for all",
@@ -96,7 +96,7 @@ def extrapolation(writer: float) -> tuple[dict[str, Any], str]:
             figures["hours"][f"{states}, {n_gpus} GPU"] = hours
             listed = ", ".join(f"{name} {value:.1f}" for name, value in hours.items())
             lines.append(
-                f"  --hidden-states {states}, {n_gpus} GPU: {hours[slowest]:.1f} h by the slowest ({slowest}); "  # noqa: E501
-                f"side by side they take {listed} h"
+                f"  --hidden-states {states}, {n_gpus} GPU: {hours[slowest]:.1f} h by the slowest ({slowest}), "
+                f"side by side; each alone: {listed} h"
             )
     return figures, "\n".join(lines)

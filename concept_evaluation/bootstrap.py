@@ -81,36 +81,3 @@ def percentile_intervals(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if enough.any():
         low[enough], high[enough] = np.nanquantile(samples[:, enough], ends, axis=0)
     return low, high
-
-
-def paired_difference(
-    first: np.ndarray,
-    second: np.ndarray,
-    score: Callable[[np.ndarray, np.ndarray], float | None],
-    target: np.ndarray,
-    groups: np.ndarray,
-    seed: int,
-    n_resamples: int = N_RESAMPLES,
-) -> tuple[float, float] | None:
-    """95% interval of the difference of two predictors' scores on the same resampled rows.
-
-    Both are scored on the same rows of each resample, so what makes a sample easy or hard for both cancels.
-
-    Args:
-        first: [n_rows] predictions.
-        second: [n_rows] predictions of the other.
-        score: takes predictions and target, e.g. `metrics.auroc`.
-        target: [n_rows].
-        groups: [n_rows] group indices; whole groups are resampled.
-        seed: of the draws.
-        n_resamples: how many samples.
-
-    Returns:
-        (low, high) of the first score minus the second; None as in `bootstrap_intervals`.
-    """
-
-    def difference(rows: np.ndarray) -> dict[str, float | None]:
-        scores = score(first[rows], target[rows]), score(second[rows], target[rows])
-        return {"difference": None if scores[0] is None or scores[1] is None else scores[0] - scores[1]}
-
-    return bootstrap_intervals(difference, groups, seed, n_resamples)["difference"]

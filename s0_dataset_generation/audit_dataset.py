@@ -27,10 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Audit labelled CSVs: exact and near duplicates, counts, length, punctuation and the\n"
         "trait's usual words by label, first words, vocabulary, and shortcut tests - cross-validated\n"
-        "classifiers of label 3 against 0 that see only length and punctuation, function words, or the "
-        "first\n"
-        "two words, and should be near chance (AUROC 0.5). Prints a table and writes a JSON and a PNG per\n"
-        "CSV.\n\n"
+        "classifiers of label 3 against 0 that see only length and punctuation, function words, or the\n"
+        "first two words, and should be near chance (AUROC 0.5). Prints a table and writes a JSON and a PNG\n"
+        "per CSV.\n\n"
         "example:\n  audit_dataset.py expanded_data/dishonesty.csv --strict",
         formatter_class=HelpFormatter,
     )

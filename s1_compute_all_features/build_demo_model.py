@@ -314,10 +314,9 @@ def _save(folder: Path, *parts: Any) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
-        description="Train the demonstration model and its SAEs from the shipped train-split "
-        "sentences, in a few\n"
-        "minutes on two CPU cores. Built once; built again when the sentences, the recipe or a library "
-        "change.\n\n"
+        description="Train the demonstration model and its SAEs from the shipped train-split sentences, in\n"
+        "a few minutes on two CPU cores. Built once; built again when the sentences, the recipe or a\n"
+        "library change.\n\n"
         "  uv run python build_demo_model.py\n"
         "  uv run python extract_sae_features.py --config demo_model/demo_configurations.json --input "
         "... --output ...",

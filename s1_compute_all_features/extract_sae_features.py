@@ -272,8 +272,7 @@ def _announce(stores: "Sequence[PreparedStore]", saes: "Sequence[LocatedSae]") -
     n_bytes, free = check_room(stores)
     logger.info(
         "%d sentences (%d held out), %d tokens, %d layers, %d SAEs; about %.2f GB of SAE weights to "
-        "read per unit "
-        "of work, %.2f GB to write, %.1f GB free",
+        "read per unit of work, %.2f GB to write, %.1f GB free",
         sum(store.manifest["n_sentences"] for store in stores),
         sum(store.manifest["split"]["held_out"] for store in stores),
         sum(store.manifest["n_tokens"] for store in stores),

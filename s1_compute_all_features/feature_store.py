@@ -63,6 +63,7 @@ __all__ = [
     "StoredSae",
     "TokenTable",
     "block_file_names",
+    "distinct_names",
     "hidden_file_name",
     "input_layer_of",
     "is_content",
@@ -169,6 +170,11 @@ class FeatureStore:
     def hidden_states_stored(self) -> str:
         """``all``, ``pooled`` (per sentence, every pooling) or ``none``."""
         return str(self.manifest.get("hidden_states", "all"))
+
+    @property
+    def trait(self) -> str:
+        """The labelled CSV's name without its ending, which names the trait."""
+        return Path(self.manifest["input"]["file"]).stem
 
     @property
     def model_id(self) -> str:
@@ -329,6 +335,21 @@ class FeatureStore:
 
     def _read(self, block: int, name: str, arrays: Sequence[str]) -> dict[str, np.ndarray]:
         return read_npz(block_folder(self.path, block) / name, arrays, "feature store file")
+
+
+def distinct_names(stores: Sequence[FeatureStore]) -> list[str]:
+    """What to call stores beside one another: their traits, or their folders' names where two share a trait.
+
+    Raises:
+        UserError: two cannot be told apart by either.
+    """
+    names = [store.trait for store in stores]
+    if len(set(names)) < len(names):
+        names = [store.path.resolve().name for store in stores]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two of the stores are called {twice}; name each store once, or rename a folder")
+    return names
 
 
 def _listed(values: Sequence[object]) -> str:

@@ -17,15 +17,13 @@ def unavailable(what: str, repo_id: str, error: BaseException) -> UserError:
         One line: the reason, how to get the weights, and which configurations need none of this.
     """
     advice = (
-        "or run an ungated configuration: --config gpt2_small_configurations.json, or the "
-        "demonstration model "
-        "(uv run python build_demo_model.py, then --config demo_model/demo_configurations.json)"
+        "or run an ungated configuration: --config gpt2_small_configurations.json, or the demonstration "
+        "model (uv run python build_demo_model.py, then --config demo_model/demo_configurations.json)"
     )
     if repo_id:
         remedy = (
-            f"accept the licence at https://huggingface.co/{repo_id} if it asks for one, set HF_TOKEN "
-            "to your "
-            f"access token, make sure this machine can reach the hub or holds a copy in its cache, {advice}"
+            f"accept the licence at https://huggingface.co/{repo_id} if it asks for one, set HF_TOKEN to "
+            f"your access token, make sure this machine can reach the hub or holds a copy in its cache, {advice}"
         )
     else:
         remedy = f"check the path, {advice}"

@@ -245,8 +245,7 @@ def finish_store(store: PreparedStore) -> None:
         if missing:
             raise UserError(
                 f"{writer.folder / missing[0]}: missing; an SAE or layer that the store should hold is "
-                "not in "
-                "this run's configuration; run with the configuration that has it"
+                "not in this run's configuration; run with the configuration that has it"
             )
         halved = {"batches_halved": True} if writer.batches_halved else {}
         blocks.append({**block, "sha256": writer.close(store.task.file_names), **halved})

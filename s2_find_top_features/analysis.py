@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,7 +183,7 @@ def _settings(settings: RankingSettings) -> dict[str, Any]:
 
 def _quick_list(store: FeatureStore, features: Sequence[RankedFeature]) -> str:
     pages = {sae.name: sae.neuronpedia_id for sae in store.saes}
-    name = Path(store.manifest["input"]["file"]).stem
+    name = store.trait
     return quick_list_url(name, [(pages[feature.sae_name], feature.feature_id) for feature in features])
 
 

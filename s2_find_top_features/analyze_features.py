@@ -48,9 +48,8 @@ STAGE_FOLDER = Path(__file__).resolve().parent
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
-        description="Rank every SAE feature against the labels 0-3. Filters and ranks use the train "
-        "split alone;\n"
-        "every metric is repeated on the held-out split.\n\n"
+        description="Rank every SAE feature against the labels 0-3. Filters and ranks use the train split\n"
+        "alone; every metric is repeated on the held-out split.\n\n"
         "  uv run python analyze_features.py \\\n"
         "      --input ../s1_compute_all_features/dishonesty_features --output ./results/dishonesty_results\n"
         "  uv run python analyze_features.py --output ./results/dishonesty_results --display-only",

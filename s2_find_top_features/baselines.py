@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from concept_evaluation.baselines import Baseline, bag_of_words, sentence_length
-from concept_evaluation.bootstrap import bootstrap_intervals, paired_difference
+from concept_evaluation.bootstrap import N_RESAMPLES, bootstrap_intervals
+from concept_evaluation.comparisons import paired_bootstrap
 from concept_evaluation.metrics import auroc
 from concept_evaluation.probes import FittedProbe, fit_probes
 from concept_evaluation.splits import group_folds
@@ -191,12 +192,16 @@ def verdict(
         ``difference_high``, None where there are too few held-out sentences.
     """
     rows = np.flatnonzero(~split.train & ((store.labels == 3) | (store.labels == 0)))
-    interval = None
-    if len(rows):
-        interval = paired_difference(
-            first[rows], second[rows], auroc, store.labels[rows] == 3, store.groups[rows], seed
-        )
-    low, high = interval or (None, None)
+    compared = paired_bootstrap(
+        first[rows],
+        second[rows],
+        lambda is_3, scores: auroc(scores, is_3),
+        store.labels[rows] == 3,
+        store.groups[rows],
+        seed,
+        N_RESAMPLES,
+    )
+    low, high = (None, None) if compared is None else (compared.low, compared.high)
     word = "cannot tell"
     if low is not None and high is not None and (low > 0 or high < 0):
         word = "beats" if low > 0 else "loses"

@@ -10,7 +10,7 @@ import numpy as np
 from concept_evaluation.metrics import auroc
 from pipeline_common.errors import UserError
 from pipeline_common.files import atomic_path, write_csv
-from s1_compute_all_features.feature_store import FeatureStore, StoredSae
+from s1_compute_all_features.feature_store import FeatureStore, StoredSae, distinct_names
 from s2_find_top_features.ranked_features import SPECIFICITY, SPECIFICITY_COLUMNS, RankedFeature
 from s2_find_top_features.ranking import rank_features
 from s2_find_top_features.scoring import RankingSettings
@@ -65,23 +65,16 @@ def open_traits(store: FeatureStore, others: Sequence[Path]) -> list[Trait]:
         if other.manifest["model"]["id"] != store.manifest["model"]["id"]:
             raise UserError(
                 f"{other.path}: made with the model {other.model_id}, the ranked store with "
-                f"{store.model_id}; "
-                "features can only be compared within one model"
+                f"{store.model_id}; features can only be compared within one model"
             )
         prints = {sae.name: sae.fingerprint for sae in other.saes}
         for sae in store.saes:
             if prints.get(sae.name) != sae.fingerprint:
                 raise UserError(
-                    f"{other.path}: SAE {sae.name} is missing or has other weights than in "
-                    f"{store.path}; make "
-                    "both stores with one configuration"
+                    f"{other.path}: SAE {sae.name} is missing or has other weights than in {store.path}; "
+                    "make both stores with one configuration"
                 )
-    names = [Path(one.manifest["input"]["file"]).stem for one in stores]
-    if len(set(names)) < len(names):
-        names = [one.path.resolve().name for one in stores]
-    if len(set(names)) < len(names):
-        raise UserError(f"{stores[-1].path}: two of the stores bear one name; --contrast takes other traits")
-    return [Trait(name, one) for name, one in zip(names, stores, strict=True)]
+    return [Trait(name, one) for name, one in zip(distinct_names(stores), stores, strict=True)]
 
 
 def write_specificity(

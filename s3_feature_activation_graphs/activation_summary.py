@@ -28,8 +28,7 @@ KIND_RULE = (
     f"{RARE}: active in fewer than {MIN_ACTIVE_SENTENCES} sentences; "
     f"otherwise {LATE}: median relative peak position of 2/3 or more; "
     f"otherwise {EARLY}: median relative peak position below 1/3, or the peak token alone holds half or more "
-    f"of the sentence's activation (median); "
-    f"otherwise {CONTEXTUAL}"
+    f"of the sentence's activation (median); otherwise {CONTEXTUAL}"
 )
 
 

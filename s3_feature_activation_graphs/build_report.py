@@ -104,7 +104,7 @@ def report_page(arguments: argparse.Namespace) -> str:
     results = read_results(arguments.s2_results)
     store = FeatureStore(arguments.s1_data)
     traces = load_traces(store, results, arguments.top_n, [])
-    trait = Path(store.manifest["input"]["file"]).stem
+    trait = store.trait
     names = (trait, store.path.resolve().name)
     sweep = read_layer_sweep(arguments.layer_sweep, names, store.model_id) if arguments.layer_sweep else []
     evidence = Evidence(

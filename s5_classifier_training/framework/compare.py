@@ -14,13 +14,12 @@ from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import sha256_of_file, write_csv, write_text
 from s5_classifier_training.framework.comparison import Entry, Standing, compare_with_best, n_tests
 from s5_classifier_training.framework.experiment_folder import (
-    EXPERIMENTS,
     RESULTS,
     WORKING,
-    find_experiment,
+    add_experiment_arguments,
+    chosen_experiments,
     problems_of,
     read_results,
-    shipped_experiments,
     versions,
 )
 from s5_classifier_training.framework.metrics import with_interval
@@ -63,10 +62,7 @@ example:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=HelpFormatter)
-    parser.add_argument(
-        "experiments", nargs="*", metavar="EXPERIMENT", help="names inside s5_classifier_training, or paths"
-    )
-    parser.add_argument("--all", action="store_true", help="every experiment inside s5_classifier_training")
+    add_experiment_arguments(parser)
     parser.add_argument("--versions", action="store_true", help="also the versions made by checkpoint.py")
     parser.add_argument(
         "--detailed", action="store_true", help="also every test score, estimator and warning"
@@ -82,14 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison that the command line asks for."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.all == bool(arguments.experiments):
-        parser.error("name one or more experiments, or give --all")
     configure_logging("s5_classifier_training")
-    if arguments.all:
-        folders = [EXPERIMENTS / name for name in shipped_experiments()]
-    else:
-        folders = [find_experiment(name) for name in arguments.experiments]
-    entries = collect(folders, with_versions=arguments.versions)
+    entries = collect(chosen_experiments(arguments, parser), with_versions=arguments.versions)
     if not entries:
         raise UserError("no results yet: run train.py on one of the experiments first")
     with tqdm(total=n_tests(entries), desc="paired tests", unit="test", disable=None, leave=False) as bar:

@@ -1,5 +1,6 @@
 """An experiment's folder: where its files are, which experiments and versions exist, and its results."""
 
+import argparse
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,29 @@ class Version:
 def shipped_experiments() -> list[str]:
     """Names of the experiment folders that stand inside stage 5."""
     return sorted(folder.name for folder in EXPERIMENTS.iterdir() if (folder / WORKING / CONFIG).is_file())
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Experiments by name, or all of them; read by `chosen_experiments`."""
+    parser.add_argument(
+        "experiments",
+        nargs="*",
+        metavar="EXPERIMENT",
+        help="a folder inside s5_classifier_training, by name, or the path of an experiment's folder",
+    )
+    parser.add_argument("--all", action="store_true", help="every experiment inside s5_classifier_training")
+
+
+def chosen_experiments(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Path]:
+    """The folders that `add_experiment_arguments` asked for.
+
+    Raises:
+        UserError: one is not there.
+    """
+    if arguments.all == bool(arguments.experiments):
+        parser.error("name one or more experiments, or give --all")
+    names = shipped_experiments() if arguments.all else arguments.experiments
+    return [find_experiment(name) for name in names]
 
 
 def find_experiment(text: str) -> Path:

@@ -21,8 +21,8 @@ from s5_classifier_training.framework.experiment_folder import (
     RESULTS,
     RESULTS_FORMAT,
     WORKING,
-    find_experiment,
-    shipped_experiments,
+    add_experiment_arguments,
+    chosen_experiments,
 )
 
 if TYPE_CHECKING:
@@ -49,13 +49,7 @@ example:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=HelpFormatter)
-    parser.add_argument(
-        "experiments",
-        nargs="*",
-        metavar="EXPERIMENT",
-        help="a folder inside s5_classifier_training, by name, or the path of an experiment's folder",
-    )
-    parser.add_argument("--all", action="store_true", help="every experiment inside s5_classifier_training")
+    add_experiment_arguments(parser)
     return parser
 
 
@@ -64,11 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train each experiment that the command line names."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    if arguments.all == bool(arguments.experiments):
-        parser.error("name one or more experiments, or give --all")
     configure_logging("s5_classifier_training")
-    names = shipped_experiments() if arguments.all else arguments.experiments
-    folders = [find_experiment(name) for name in names]
+    folders = chosen_experiments(arguments, parser)
 
     from s5_classifier_training.framework.config import load_dataset_path, load_experiment_config
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_common.errors import UserError
-from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore
+from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore, distinct_names
 
 Layer = int | str
 """A layer's number, or `EMBEDDINGS`."""
@@ -75,13 +75,7 @@ def open_traits(paths: Sequence[Path]) -> list[Trait]:
                 f"{store.path}: made with --hidden-states none, so there are no layers to read; extract "
                 "again with --hidden-states all or pooled"
             )
-    names = [Path(store.manifest["input"]["file"]).stem for store in stores]
-    if len(set(names)) < len(names):
-        names = [store.path.resolve().name for store in stores]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"two of the stores are called {twice}; name each store once, or rename a folder")
-    return [Trait(name, store) for name, store in zip(names, stores, strict=True)]
+    return [Trait(name, store) for name, store in zip(distinct_names(stores), stores, strict=True)]
 
 
 def refuse_single_label(trait: Trait) -> None:

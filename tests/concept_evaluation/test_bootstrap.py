@@ -4,10 +4,8 @@ import pytest
 from concept_evaluation.bootstrap import (
     bootstrap_intervals,
     group_resamples,
-    paired_difference,
     percentile_intervals,
 )
-from concept_evaluation.metrics import auroc
 
 
 def test_a_resample_holds_whole_groups():
@@ -74,21 +72,3 @@ def test_intervals_side_by_side_equal_single_ones():
     for column, values in ((0, samples[:, 0]), (2, samples[50:, 2])):
         np.testing.assert_allclose([low[column], high[column]], np.quantile(values, [0.025, 0.975]))
     assert np.isnan(percentile_intervals(np.empty((0, 2)))).all()
-
-
-def test_a_paired_difference_is_narrower_than_two_intervals():
-    rng = np.random.default_rng(0)
-    target = np.arange(120) % 2 == 0
-    shared = rng.normal(size=120) + target
-    better = shared + 0.5 * target
-    low, high = paired_difference(better, shared, auroc, target, np.arange(120), seed=0)
-    assert 0 < low < high
-    single = bootstrap_intervals(lambda rows: {"a": auroc(shared[rows], target[rows])}, np.arange(120), 0)
-    assert high - low < single["a"][1] - single["a"][0]
-
-
-def test_a_paired_difference_of_equals_is_zero_and_of_one_group_unknown():
-    target = np.arange(40) % 2 == 0
-    same = np.random.default_rng(0).normal(size=40)
-    assert paired_difference(same, same, auroc, target, np.arange(40), seed=0) == (0.0, 0.0)
-    assert paired_difference(same, same, auroc, target, np.zeros(40), seed=0) is None

@@ -3,8 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
+from concept_evaluation.bootstrap import bootstrap_intervals
 from concept_evaluation.comparisons import holm, paired_bootstrap
-from concept_evaluation.metrics import accuracy, r2
+from concept_evaluation.metrics import accuracy, auroc, r2
 
 
 def two_predictors(rng, n_rows, first_right, second_right):
@@ -69,6 +70,22 @@ def test_copies_of_a_row_in_its_group_add_no_evidence():
     as_if_independent = paired_bootstrap(*copied, *arguments, np.arange(600), seed=0, n_resamples=999)
     assert grouped == single
     assert as_if_independent.p_value < 0.2 * grouped.p_value
+
+
+def test_a_paired_interval_is_narrower_than_that_of_one_score():
+    """What makes a sample easy or hard for both cancels."""
+    rng = np.random.default_rng(0)
+    target = np.arange(120) % 2 == 0
+    shared = rng.normal(size=120) + target
+    better = shared + 0.5 * target
+
+    def score(target: np.ndarray, scores: np.ndarray) -> float | None:
+        return auroc(scores, target)
+
+    paired = paired_bootstrap(better, shared, score, target, np.arange(120), seed=0, n_resamples=1000)
+    assert 0 < paired.low < paired.high
+    single = bootstrap_intervals(lambda rows: {"a": auroc(shared[rows], target[rows])}, np.arange(120), 0)
+    assert paired.high - paired.low < single["a"][1] - single["a"][0]
 
 
 def test_equal_predictions_and_what_has_no_value():

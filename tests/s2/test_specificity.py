@@ -92,7 +92,7 @@ def test_stores_that_cannot_be_compared_are_refused(stores, tmp_path, capsys):
     two = write_planted_store(tmp_path / "two", [noise(rng, len(LABELS), 30)] * 2, LABELS, input_name="x.csv")
     with pytest.raises(UserError, match="SAE sae_1 is missing or has other weights"):
         open_traits(FeatureStore(two), [stores[0]])
-    with pytest.raises(UserError, match="two of the stores bear one name"):
+    with pytest.raises(UserError, match="two of the stores are called"):
         open_traits(FeatureStore(stores[0]), [stores[0]])
     store = FeatureStore(stores[0])
     store.manifest["model"]["id"] = "other"
