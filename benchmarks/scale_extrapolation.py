@@ -96,7 +96,7 @@ def extrapolation(writer: float) -> tuple[dict[str, Any], str]:
             figures["hours"][f"{states}, {n_gpus} GPU"] = hours
             listed = ", ".join(f"{name} {value:.1f}" for name, value in hours.items())
             lines.append(
-                f"  --hidden-states {states}, {n_gpus} GPU: {hours[slowest]:.1f} h by the slowest ({slowest}), "
-                f"side by side; each alone: {listed} h"
+                f"  --hidden-states {states}, {n_gpus} GPU: {hours[slowest]:.1f} h, by the slowest of what "
+                f"goes side by side ({slowest}); each alone: {listed} h"
             )
     return figures, "\n".join(lines)

@@ -23,7 +23,8 @@ def unavailable(what: str, repo_id: str, error: BaseException) -> UserError:
     if repo_id:
         remedy = (
             f"accept the licence at https://huggingface.co/{repo_id} if it asks for one, set HF_TOKEN to "
-            f"your access token, make sure this machine can reach the hub or holds a copy in its cache, {advice}"
+            "your access token, make sure this machine can reach the hub or holds a copy in its cache, "
+            f"{advice}"
         )
     else:
         remedy = f"check the path, {advice}"

@@ -1,6 +1,7 @@
 """Small feature stores with planted features, written through the real writer: no model involved."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,69 @@ def to_sparse(dense: np.ndarray) -> SparseActivations:
     return SparseActivations(
         dense[rows, columns].astype(np.float32), columns.astype(np.uint16), indptr, dense.shape
     )
+
+
+def token_table(n_tokens: np.ndarray, text: np.ndarray) -> TokenTable:
+    """The tokens of sentences of so many tokens each, with these texts."""
+    starts = np.concatenate([[0], np.cumsum(n_tokens)])
+    sentence = np.repeat(np.arange(len(n_tokens)), n_tokens)
+    return TokenTable(
+        token_id=np.zeros(len(sentence), dtype=np.int32),
+        sentence_index=sentence.astype(np.int32),
+        position=(np.arange(len(sentence)) - starts[sentence]).astype(np.int32),
+        is_final=np.isin(np.arange(len(sentence)), starts[1:] - 1),
+        text=text,
+    )
+
+
+def write_tables(
+    folder: Path,
+    labels: np.ndarray,
+    n_tokens: np.ndarray,
+    blocks: list[dict[str, object]],
+    manifest: Mapping[str, object],
+    *,
+    input_name: str,
+    sentences: Sequence[str],
+    held_out: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    further_columns: Mapping[str, Sequence[object]] | None = None,
+) -> Path:
+    """The sentences and the manifest of a complete store.
+
+    Args:
+        folder: the store.
+        labels: [n_sentences].
+        n_tokens: int [n_sentences].
+        blocks: the manifest's entries of blocks.
+        manifest: ``model``, ``saes``, ``layers`` and whatever a test adds.
+        input_name: of the labelled CSV.
+        sentences: the texts.
+        held_out: every fifth sentence of a label by default.
+        groups: every sentence on its own by default.
+        further_columns: of the labelled CSV.
+    """
+    if held_out is None:
+        held_out = np.zeros(len(labels), dtype=bool)
+        for label in np.unique(labels):
+            held_out[np.flatnonzero(labels == label)[::5]] = True
+    columns = {
+        "sentence_index": range(len(labels)),
+        "sentence": sentences,
+        "concept_strength_label": labels.tolist(),
+        "split": ["test" if out else "train" for out in held_out],
+        "group": range(len(labels)) if groups is None else groups.tolist(),
+        "n_tokens": n_tokens.tolist(),
+    }
+    write_sentences(folder, {**columns, **(further_columns or {})})
+    closing = {"input": {"file": input_name, "sha256": "0" * 64}, "blocks": blocks}
+    write_manifest(folder, {"complete": True, **closing, **manifest})
+    return folder
+
+
+def a_model(d_model: int, name: str = "planted") -> dict[str, object]:
+    """A manifest's entry of a model that is none."""
+    return {"id": name, "revision": "", "d_model": d_model, "demonstration": False}
 
 
 def write_synthetic_store(
@@ -60,28 +124,9 @@ def write_synthetic_store(
     starts = np.concatenate([[0], np.cumsum(n_tokens)])
     text = rng.choice(words, size=starts[-1])
     text[starts[1:] - 1] = "."
-    tokens = TokenTable(
-        token_id=rng.integers(0, 1000, starts[-1]).astype(np.int32),
-        sentence_index=sentence_of_token.astype(np.int32),
-        position=(np.arange(starts[-1]) - starts[:-1][sentence_of_token]).astype(np.int32),
-        is_final=np.isin(np.arange(starts[-1]), starts[1:] - 1),
-        text=text,
-    )
-    saes = [
-        StoredSae(
-            name=f"layer_{layer:02d}_l0_{l0}",
-            layer=layer,
-            average_l0=l0,
-            d_sae=d_sae,
-            hook=f"blocks.{layer}.hook_resid_post",
-            release="",
-            sae_id=f"layer_{layer}/width_{d_sae}/average_l0_{l0}",
-            neuronpedia_id="",
-            fingerprint="synthetic",
-        )
-        for layer in layers
-        for l0 in l0s
-    ]
+    tokens = token_table(n_tokens, text)
+    tokens.token_id[:] = rng.integers(0, 1000, starts[-1])
+    saes = [synthetic_sae(layer, l0, d_sae) for layer in layers for l0 in l0s]
     states = {
         layer: rng.normal(size=(starts[-1], d_model)).astype(np.float32) for layer in (EMBEDDINGS, *layers)
     }
@@ -108,32 +153,32 @@ def write_synthetic_store(
         n_block_tokens = int(starts[last] - starts[first])
         blocks.append({"n_sentences": int(last - first), "n_tokens": n_block_tokens, "sha256": digest})
 
-    held_out = np.zeros(n_sentences, dtype=bool)
-    for label in np.unique(labels):
-        held_out[np.flatnonzero(labels == label)[::5]] = True
-    write_sentences(
+    return write_tables(
         folder,
+        labels,
+        n_tokens,
+        blocks,
         {
-            "sentence_index": range(n_sentences),
-            "sentence": [
-                "".join(text[starts[s] : starts[s + 1]]).strip() + f" ({s})" for s in range(n_sentences)
-            ],
-            "concept_strength_label": [int(label) for label in labels],
-            "split": ["test" if out else "train" for out in held_out],
-            "group": range(n_sentences),
-            "n_tokens": [int(n) for n in n_tokens],
-            "source": [f"row {s}" for s in range(n_sentences)],
-        },
-    )
-    write_manifest(
-        folder,
-        {
-            "complete": True,
-            "model": {"id": "synthetic", "revision": "", "d_model": d_model, "demonstration": False},
+            "model": a_model(d_model, "synthetic"),
             "saes": [sae_as_json(sae) for sae in saes],
             "layers": list(layers),
-            "input": {"file": input_name, "sha256": "0" * 64},
-            "blocks": blocks,
         },
+        input_name=input_name,
+        sentences=["".join(text[starts[s] : starts[s + 1]]).strip() + f" ({s})" for s in range(n_sentences)],
+        further_columns={"source": [f"row {s}" for s in range(n_sentences)]},
     )
-    return folder
+
+
+def synthetic_sae(layer: int, l0: int, d_sae: int) -> StoredSae:
+    """An SAE by name alone."""
+    return StoredSae(
+        name=f"layer_{layer:02d}_l0_{l0}",
+        layer=layer,
+        average_l0=l0,
+        d_sae=d_sae,
+        hook=f"blocks.{layer}.hook_resid_post",
+        release="",
+        sae_id=f"layer_{layer}/width_{d_sae}/average_l0_{l0}",
+        neuronpedia_id="",
+        fingerprint="synthetic",
+    )

@@ -9,13 +9,10 @@ from s1_compute_all_features.feature_store import (
     EMBEDDINGS,
     BlockWriter,
     StoredSae,
-    TokenTable,
     block_file_names,
     sae_as_json,
-    write_manifest,
-    write_sentences,
 )
-from tests.synthetic_store import to_sparse
+from tests.synthetic_store import a_model, to_sparse, token_table, write_tables
 
 
 def write_planted_store(
@@ -47,10 +44,6 @@ def write_planted_store(
     """
     n = len(labels)
     states = states or {}
-    if held_out is None:
-        held_out = np.zeros(n, dtype=bool)
-        for label in np.unique(labels):
-            held_out[np.flatnonzero(labels == label)[::5]] = True
     layers = sorted(states)
     saes = [
         StoredSae(
@@ -71,45 +64,30 @@ def write_planted_store(
         return np.stack([values, np.zeros_like(values)], axis=1).reshape(2 * n, -1).astype(np.float32)
 
     writer = BlockWriter(folder, 0)
-    writer.write_tokens(
-        TokenTable(
-            token_id=np.zeros(2 * n, dtype=np.int32),
-            sentence_index=np.repeat(np.arange(n), 2).astype(np.int32),
-            position=np.tile([0, 1], n).astype(np.int32),
-            is_final=np.tile([False, True], n),
-            text=np.tile([" word", "."], n),
-        )
-    )
+    n_tokens = np.full(n, 2)
+    writer.write_tokens(token_table(n_tokens, np.tile([" word", "."], n)))
     for layer, values in {EMBEDDINGS: np.zeros((n, 1)), **states}.items():
         writer.write_states(layer, per_token(values))
     for sae, dense in zip(saes, activations, strict=True):
         writer.write_activations(sae.name, to_sparse(per_token(dense)))
     digest = writer.close(block_file_names(layers, [sae.name for sae in saes]))
-    write_sentences(
-        folder,
-        {
-            "sentence_index": range(n),
-            "sentence": sentences or [f"sentence number {s}" for s in range(n)],
-            "concept_strength_label": labels.tolist(),
-            "split": ["test" if out else "train" for out in held_out],
-            "group": range(n) if groups is None else groups.tolist(),
-            "n_tokens": [2] * n,
-        },
-    )
     d_model = next(iter(states.values())).shape[1] if states else 1
-    write_manifest(
+    return write_tables(
         folder,
+        labels,
+        n_tokens,
+        [{"n_sentences": n, "n_tokens": 2 * n, "sha256": digest}],
         {
-            "complete": True,
-            "model": {"id": "planted", "revision": "", "d_model": d_model, "demonstration": False},
+            "model": a_model(d_model),
             "saes": [sae_as_json(sae) for sae in saes],
             "layers": layers,
-            "input": {"file": input_name, "sha256": "0" * 64},
-            "blocks": [{"n_sentences": n, "n_tokens": 2 * n, "sha256": digest}],
             **(manifest or {}),
         },
+        input_name=input_name,
+        sentences=sentences or [f"sentence number {s}" for s in range(n)],
+        held_out=held_out,
+        groups=groups,
     )
-    return folder
 
 
 def noise(rng: np.random.Generator, n: int, d_sae: int, density: float = 0.1) -> np.ndarray:

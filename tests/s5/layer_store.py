@@ -5,15 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from s1_compute_all_features.feature_store import (
-    EMBEDDINGS,
-    BlockWriter,
-    TokenTable,
-    block_file_names,
-    is_content,
-    write_manifest,
-    write_sentences,
-)
+from s1_compute_all_features.feature_store import EMBEDDINGS, BlockWriter, block_file_names, is_content
+from tests.synthetic_store import a_model, token_table, write_tables
 
 
 def write_layer_store(
@@ -47,24 +40,12 @@ def write_layer_store(
     layers = sorted(layer for layer in states if isinstance(layer, int))
     d_model = next(iter(states.values())).shape[1]
     states = {EMBEDDINGS: np.zeros((n, d_model)), **states}
-    if held_out is None:
-        held_out = np.zeros(n, dtype=bool)
-        for label in np.unique(labels):
-            held_out[np.flatnonzero(labels == label)[::5]] = True
     n_tokens = np.ones(n, dtype=np.int64) if tokens == "final" else 2 + np.arange(n) % 3
     starts = np.concatenate([[0], np.cumsum(n_tokens)])
     sentence = np.repeat(np.arange(n), n_tokens)
     text = np.array([" word"] * len(sentence))
     writer = BlockWriter(folder, 0)
-    writer.write_tokens(
-        TokenTable(
-            token_id=np.zeros(len(sentence), dtype=np.int32),
-            sentence_index=sentence.astype(np.int32),
-            position=(np.arange(len(sentence)) - starts[sentence]).astype(np.int32),
-            is_final=np.isin(np.arange(len(sentence)), starts[1:] - 1),
-            text=text,
-        )
-    )
+    writer.write_tokens(token_table(n_tokens, text))
     for layer, values in states.items() if hidden_states != "none" else ():
         of_tokens = values[sentence].astype(np.float32)
         if hidden_states == "pooled":
@@ -72,31 +53,23 @@ def write_layer_store(
         else:
             writer.write_states(layer, of_tokens)
     digest = writer.close(block_file_names(layers, [], hidden_states))
-    write_sentences(
+    return write_tables(
         folder,
+        labels,
+        n_tokens,
+        [{"n_sentences": n, "n_tokens": len(sentence), "sha256": digest}],
         {
-            "sentence_index": range(n),
-            "sentence": sentences or random_sentences(n, folder.name),
-            "concept_strength_label": labels.tolist(),
-            "split": ["test" if out else "train" for out in held_out],
-            "group": range(n) if groups is None else groups.tolist(),
-            "n_tokens": n_tokens.tolist(),
-        },
-    )
-    write_manifest(
-        folder,
-        {
-            "complete": True,
-            "model": {"id": model, "revision": "", "d_model": d_model, "demonstration": False},
+            "model": a_model(d_model, model),
             "saes": [],
             "layers": layers,
             "hidden_states": hidden_states,
-            "input": {"file": input_name, "sha256": "0" * 64},
             "settings": {"tokens": tokens},
-            "blocks": [{"n_sentences": n, "n_tokens": len(sentence), "sha256": digest}],
         },
+        input_name=input_name,
+        sentences=sentences or random_sentences(n, folder.name),
+        held_out=held_out,
+        groups=groups,
     )
-    return folder
 
 
 def random_sentences(n: int, seed: str) -> list[str]:
