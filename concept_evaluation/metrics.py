@@ -90,6 +90,10 @@ def mean_absolute_error(target: np.ndarray, predicted: np.ndarray) -> float | No
 def r2(target: np.ndarray, predicted: np.ndarray) -> float | None:
     """Share of the target's variance that is explained: 0 for its own mean, negative below that.
 
+    Args:
+        target: float [n_rows].
+        predicted: float [n_rows].
+
     Returns:
         At most 1; None where the target does not vary.
     """
@@ -100,7 +104,10 @@ def r2(target: np.ndarray, predicted: np.ndarray) -> float | None:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
-    """Spearman's rank correlation with mid-ranks for ties; None where one side does not vary."""
+    """Spearman's rank correlation of two arrays [n_rows], with mid-ranks for ties.
+
+    None where there are fewer than two rows or one side does not vary.
+    """
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     first_ranks, second_ranks = mid_ranks(first), mid_ranks(second)

@@ -24,7 +24,11 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def positive_int(text: str) -> int:
-    """An integer of at least 1."""
+    """An integer of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
     value = _number(text, int)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
@@ -32,7 +36,11 @@ def positive_int(text: str) -> int:
 
 
 def count(text: str) -> int:
-    """An integer of at least 0."""
+    """An integer of at least 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
     value = _number(text, int)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0")
@@ -40,7 +48,11 @@ def count(text: str) -> int:
 
 
 def fraction(text: str) -> float:
-    """A number from 0 to 1."""
+    """A number from 0 to 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
     value = _number(text, float)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
@@ -48,7 +60,11 @@ def fraction(text: str) -> float:
 
 
 def correlation(text: str) -> float:
-    """A number from -1 to 1."""
+    """A number from -1 to 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
     value = _number(text, float)
     if not -1 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between -1 and 1")
@@ -71,6 +87,9 @@ def index_ranges(text: str) -> list[int]:
     """Indices from ranges and lists, mixed: ``0-5``, ``0,3,7``, ``0-2,8,10-12``. Ascending, each once.
 
     An index is at most `MAX_INDEX`: a range of a slip of the finger would fill the memory.
+
+    Raises:
+        argparse.ArgumentTypeError: a part is neither a number nor a range, runs backwards or too far.
     """
     indices: set[int] = set()
     for part in text.split(","):

@@ -63,6 +63,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The parent folder is made where it is missing. After an error the temporary file is removed and
     ``path`` is what it was before. The suffix is kept, since savers such as matplotlib read it.
+
+    Raises:
+        UserError: the file system refuses the write: it is full, read-only, or not ours.
+        OSError: any other fault, as it came.
     """
     temporary = path.with_name(temporary_names(path, os.getpid())[0])
     try:
@@ -87,6 +91,10 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     """Yield an empty hidden sibling of ``path`` that is deleted when the block ends, whatever is in it then.
 
     On the same disk as ``path``, so that what was made in it takes its place by a rename.
+
+    Raises:
+        UserError: the file system refuses a write: it is full, read-only, or not ours.
+        OSError: any other fault, as it came.
     """
     folder = path.with_name(temporary_names(path, os.getpid())[1])
     try:
@@ -216,14 +224,22 @@ def read_csv(path: Path, what: str) -> tuple[list[str], list[tuple[int, list[str
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as an uncompressed NPZ, atomically; equal arrays give equal bytes."""
+    """Write arrays as an uncompressed NPZ, atomically; equal arrays give equal bytes.
+
+    Args:
+        path: the file; its folder is made where missing.
+        arrays: name to an array of any shape and any dtype but objects.
+
+    Raises:
+        ValueError: an array of objects, which only a pickle could hold.
+    """
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         np.savez(handle, allow_pickle=False, **in_order)
 
 
 def read_npz(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
-    """The named arrays of an NPZ file, never unpickled.
+    """The named arrays of an NPZ file, of any shape and dtype but objects: never unpickled.
 
     What an array takes in memory is bounded by its bytes in the file: a shape that they do not fill is
     refused before anything is reserved for it, and so is a compressed array, which could unpack to any size.

@@ -160,8 +160,8 @@ def trait_word_share(sentences: Sequence[str], words: TraitWords | None) -> floa
 def implied_share(sentences: Sequence[str], labels: np.ndarray, words: TraitWords | None) -> float | None:
     """Share of all sentences that show the trait, at least somewhat, and use none of its usual words.
 
-    Those are the sentences of labels 2 and 3 without any word of the trait or its opposite. None where the
-    words are not known.
+    Those are the sentences of labels 2 and 3 (``labels`` is int [n_sentences]) without any word of the trait
+    or its opposite. None where the words are not known.
     """
     if words is None:
         return None

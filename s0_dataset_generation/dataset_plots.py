@@ -18,7 +18,7 @@ _DPI = 120
 
 
 def plot_labels(path: Path, title: str, sentences: Sequence[str], labels: np.ndarray) -> None:
-    """Save a PNG of label counts and of sentence length by label."""
+    """Save a PNG of label counts and of sentence length by label, int [n_sentences]."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_counts(left, labels)

@@ -147,7 +147,7 @@ def write_labelled_sentences(
     Args:
         path: the file; its folder is made where missing.
         sentences: the texts.
-        labels: as many integers from 0 to 3.
+        labels: [n_sentences], integers from 0 to 3.
         further_columns: name to values, one per sentence.
     """
     further = dict(further_columns or {})

@@ -159,7 +159,11 @@ def train_language_model(texts: Sequence[str], tokenizer: Any, recipe: Recipe) -
 
 
 def hidden_states_of(model_folder: Path, texts: Sequence[str], n_layers: int) -> list["torch.Tensor"]:
-    """Hidden states of every layer on the texts, through the extraction's own forward pass."""
+    """Hidden states of every layer on the texts, through the extraction's own forward pass.
+
+    Returns:
+        Per layer float32 [n_tokens, d_model], special tokens left out.
+    """
     import torch
 
     from s1_compute_all_features.language_model import (

@@ -50,7 +50,7 @@ class SparseActivations:
         return dense
 
     def take_rows(self, rows: np.ndarray) -> "SparseActivations":
-        """The given rows, in the given order."""
+        """The given rows, int [n_taken], in the given order."""
         lengths = np.diff(self.indptr)[rows]
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         positions = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - self.indptr[rows], lengths)

@@ -50,7 +50,14 @@ class SaeEncoder(ABC):
 
     @abstractmethod
     def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-        """Active entries of some tokens: token and feature indices (token-major) and float32 values."""
+        """Active entries of some tokens, token by token.
+
+        Args:
+            states_TD: float [T, D].
+
+        Returns:
+            int64 [n_active] indices of the tokens and of the features, and float32 [n_active] activations.
+        """
 
     def encode(self, states: "torch.Tensor", center: bool = False) -> SparseActivations:
         """Activations of hidden states.
@@ -114,7 +121,7 @@ class ThresholdEncoder(SaeEncoder):
         self.W_screen: torch.Tensor | None = None
 
     def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-        """Active entries, token-major."""
+        """As `SaeEncoder.encode_strip`: [T, D] to three arrays [n_active]."""
         states_TD = states_TD.to(self.W_FD)
         found = self._screened(states_TD) if self.screening else None
         tokens, features, p = found if found is not None else self._dense(states_TD)
@@ -211,7 +218,7 @@ class SaeLensEncoder(SaeEncoder):
         self.d_model, self.d_sae = sae.cfg.d_in, sae.cfg.d_sae
 
     def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-        """Active entries, token-major."""
+        """As `SaeEncoder.encode_strip`: [T, D] to three arrays [n_active]."""
         acts_TF = self.sae.encode(states_TD.to(self.sae.device, self.sae.dtype))
         active_TF = acts_TF > 0
         tokens, features = active_TF.nonzero(as_tuple=True)

@@ -105,7 +105,11 @@ def locate_sae(
 
 
 def sae_width(located: LocatedSae, configurations: SaeConfigurations) -> int:
-    """Number of features of an SAE, from its smallest array: the large ones stay on disk."""
+    """Number of features of an SAE, from its smallest array: the large ones stay on disk.
+
+    Raises:
+        UserError: the file is damaged, or its encoder is no matrix.
+    """
     if located.weights is None:
         return int(load_with_sae_lens(located, configurations, "cpu").cfg.d_sae)
     if located.weights.name == PARAMS:

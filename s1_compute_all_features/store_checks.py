@@ -19,7 +19,7 @@ def check_activations(path: Path, arrays: Mapping[str, np.ndarray], shape: tuple
 
     Args:
         path: the file, for the message.
-        arrays: ``data``, ``indices``, ``indptr`` and ``shape``.
+        arrays: ``data`` [n_active], ``indices`` [n_active], ``indptr`` [n_tokens + 1] and ``shape`` [2].
         shape: (n_tokens, d_sae) of the block.
 
     Raises:
@@ -67,7 +67,7 @@ def check_tokens(path: Path, arrays: Mapping[str, np.ndarray], sentence_of_token
 
 
 def check_states(path: Path, states: np.ndarray, shape: tuple[int, int]) -> None:
-    """Hidden states of a block: floating-point numbers of this shape.
+    """Hidden states of a block: floating-point numbers [n_tokens, d_model], which ``shape`` gives.
 
     Raises:
         UserError: they are not.

@@ -237,7 +237,11 @@ def start_store(store: PreparedStore, overwrite: bool) -> None:
 
 
 def finish_store(store: PreparedStore) -> None:
-    """Close every block and write the manifest that says the store is complete."""
+    """Close every block and write the manifest that says the store is complete.
+
+    Raises:
+        UserError: a block lacks a file.
+    """
     blocks = []
     for number, block in enumerate(store.manifest["blocks"]):
         writer = BlockWriter(store.task.folder, number)

@@ -31,7 +31,7 @@ class Candidates:
         return len(self.sae)
 
     def take(self, places: np.ndarray) -> "Candidates":
-        """Those at the given places, in that order."""
+        """Those at the given places, int [n_taken], in that order."""
         return Candidates(
             self.order[places],
             self.sae[places],

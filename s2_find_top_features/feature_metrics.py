@@ -150,7 +150,7 @@ def auroc_3_vs_0(data: LabelledColumns) -> np.ndarray:
 
 
 def auroc_3_vs_rest(data: LabelledColumns) -> np.ndarray:
-    """As `auroc_3_vs_0`, label 3 against all other labels."""
+    """As `auroc_3_vs_0`, label 3 against all other labels: float64 [n_features]."""
     return _share(data.pairs_won[1], int(data.n_by_label[3] * data.n_by_label[:3].sum()))
 
 

@@ -170,7 +170,7 @@ def null_statistics(columns: SparseColumns, permutations: Permutations) -> tuple
 
 
 def fwer_p(observed: np.ndarray, statistics: NullStatistics) -> np.ndarray:
-    """Chance that the best of all features reaches the observed value in noise: float64 as ``observed``.
+    """Chance that the best of all features reaches the observed value in noise: float64 [n_features].
 
     (1 + permutations whose maximum is at least the observed value) / (1 + permutations); NaN stays.
     """
@@ -181,7 +181,7 @@ def fwer_p(observed: np.ndarray, statistics: NullStatistics) -> np.ndarray:
 
 
 def q_values(observed: np.ndarray, statistics: NullStatistics) -> np.ndarray:
-    """False discovery rate of the list that reaches down to the observed value: float64 as ``observed``.
+    """False discovery rate of the list that reaches down to the observed value: float64 [n_features].
 
     At a threshold t the expected number of null features is (1 + null values >= t) / permutations; q is
     the smallest ratio of that to the observed features >= t, over all t up to the observed value. NaN stays.

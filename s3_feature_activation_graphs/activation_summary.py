@@ -89,7 +89,10 @@ def _strip_peaks(activations: np.ndarray, starts: np.ndarray) -> SentencePeaks:
 
 
 def relative_position(position: np.ndarray, n_tokens: np.ndarray) -> np.ndarray:
-    """Where the middle of a token lies in its sentence, from 0 (start) to 1 (end), whatever its length."""
+    """Where the middle of a token lies in its sentence, from 0 (start) to 1 (end), whatever its length.
+
+    Both arrays and the result are [n_sentences].
+    """
     return (position + 0.5) / n_tokens
 
 

@@ -182,7 +182,14 @@ def feature_sections(
     rows: Sequence[Mapping[str, Any]],
     specificity: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """A section per shown feature: its row, what it reads, its distribution, and other traits."""
+    """A section per shown feature: its row, what it reads, its distribution, and other traits.
+
+    Args:
+        traces: of the shown features.
+        pooled: float [n_sentences, n_features], their activations.
+        rows: of the table of features.
+        specificity: rows of ``specificity.csv``, empty without other traits.
+    """
     by_id = {row["id"]: row for row in rows}
     store = traces.store
     described = summarise(traces, np.unique(store.labels).tolist())

@@ -130,7 +130,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def feature_keys(text: str) -> list[FeatureKey]:
-    """Argparse type of ``--features``."""
+    """Argparse type of ``--features``.
+
+    Raises:
+        argparse.ArgumentTypeError: one is no key, or there are more than `MAX_FEATURES`.
+    """
     try:
         keys = list(dict.fromkeys(FeatureKey.parse(part) for part in text.split(",")))
     except ValueError as error:
@@ -143,7 +147,11 @@ def feature_keys(text: str) -> list[FeatureKey]:
 
 
 def inches(text: str) -> float:
-    """Argparse type: a length from 1 to 100 inches."""
+    """Argparse type: a length from 1 to 100 inches.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
     try:
         value = float(text)
     except ValueError:
@@ -154,7 +162,11 @@ def inches(text: str) -> float:
 
 
 def dots_per_inch(text: str) -> int:
-    """Argparse type: a resolution from 30 to 600."""
+    """Argparse type: a resolution from 30 to 600.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
     value = positive_int(text)
     if not 30 <= value <= 600:
         raise argparse.ArgumentTypeError(f"{text} is not between 30 and 600")

@@ -64,7 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def version_name(text: str) -> str:
-    """A name that is safe as a part of a folder's name on every system."""
+    """A name that is safe as a part of a folder's name on every system.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", text):
         raise argparse.ArgumentTypeError(f"{text!r} must be up to 100 letters, digits, - and _")
     return text

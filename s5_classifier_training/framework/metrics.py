@@ -29,7 +29,7 @@ class Predictions:
     labels: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "Predictions":
-        """The answers for some of the rows."""
+        """The answers for some of the rows, int or bool [n_taken]."""
         probabilities = None if self.probabilities is None else self.probabilities[rows]
         return Predictions(self.predicted[rows], probabilities, self.labels)
 

@@ -65,7 +65,11 @@ def chosen_layers(trait: "Trait", wanted: "list[Layer] | None") -> "list[Layer]"
 
 
 def penalty(text: str) -> float:
-    """A finite number above 0."""
+    """A finite number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
     try:
         value = float(text)
     except ValueError:
@@ -76,7 +80,11 @@ def penalty(text: str) -> float:
 
 
 def at_least_two(text: str) -> int:
-    """An integer of at least 2."""
+    """An integer of at least 2.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
     value = positive_int(text)
     if value < 2:
         raise argparse.ArgumentTypeError(f"{text} is not at least 2")
@@ -84,7 +92,11 @@ def at_least_two(text: str) -> int:
 
 
 def layer(text: str) -> int | str:
-    """A layer's number, or ``embeddings``."""
+    """A layer's number, or ``embeddings``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
     if text == EMBEDDINGS:
         return EMBEDDINGS
     try:
