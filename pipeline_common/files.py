@@ -231,7 +231,7 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         arrays: name to an array of any shape and any dtype but objects.
 
     Raises:
-        ValueError: an array of objects, which only a pickle could hold.
+        ValueError: an array of objects.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}

@@ -233,7 +233,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
-        request = RecordedRequest(self.path, dict(self.headers), json.loads(self.rfile.read(length)))
+        asked = self.rfile.read(length)
+        if len(asked) < length:  # a client that was killed as it asked
+            self.close_connection = True
+            return
+        request = RecordedRequest(self.path, dict(self.headers), json.loads(asked))
         reply = self.server.fake.answer(request)  # type: ignore[attr-defined]
         time.sleep(reply.delay_seconds)
         body = reply.body.encode()

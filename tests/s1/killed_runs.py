@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
@@ -92,10 +93,10 @@ def slow_down(board: Board) -> None:
             replace(source, target)
             time.sleep(0.001)
 
-    def slow_manifest(folder, content):
+    def slow_manifest(*values, **more):
         with board.phase("manifest"):
             time.sleep(0.03)
-            manifest(folder, content)
+            manifest(*values, **more)
             time.sleep(0.03)
 
     extraction.forward_states = slow_forward
@@ -118,6 +119,9 @@ def start(command: list[str], board: Board | None, log: Path) -> int:
             if board is not None:
                 slow_down(board)
             code = main(command)
+    except BaseException:
+        traceback.print_exc()  # into the log: the exit below would swallow it
+        raise
     finally:
         os._exit(code)
 
