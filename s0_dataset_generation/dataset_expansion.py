@@ -20,6 +20,7 @@ from s0_dataset_generation.ratings import (
 )
 from s0_dataset_generation.rubric import Trait, labelling_messages
 from s0_dataset_generation.sentence_generation import (
+    AFTER_A_SHORTFALL,
     ESTIMATED_TOKENS_PER_SENTENCE,
     SentenceGenerator,
     require_counts,
@@ -31,7 +32,7 @@ from s0_dataset_generation.sentence_labelling import (
     rate_sentences,
 )
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_ROUNDS = 6
 
 _UNLABELLED, _RATINGS = "unlabelled.csv", "ratings.csv"
@@ -54,6 +55,7 @@ class Expansion:
 
     Attributes:
         rated: all sentences that were rated, in random order.
+        counts: label to sentences that were asked for; empty before `run`.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Expansion:
         self._batch_size = batch_size
         self._temporary = temporary
         self._generator = SentenceGenerator(client, trait, seeds, batch_size, seed)
+        self.counts: dict[int, int] = {}
 
     @property
     def labelled(self) -> list[tuple[str, int]]:
@@ -106,17 +109,22 @@ class Expansion:
             f"{n_ratings * ESTIMATED_TOKENS_PER_LABEL:,} completion tokens"
         )
 
-    def run(self, counts: Mapping[int, int]) -> None:
+    def run(self, counts: Mapping[int, int], accept_shortfall: bool = False) -> None:
         """Generate and label until there are as many labelled sentences as counted.
 
         A sentence that gets no label, or a tie between its raters, is replaced by another one of the
         same intended label. Rounds that the journal answers whole do not count, so that a run after
         a shortfall gets on.
 
+        Args:
+            counts: label to sentences wanted.
+            accept_shortfall: end with fewer after a bounded number of rounds.
+
         Raises:
             UserError: the counts were not met in a bounded number of rounds; what was obtained is in
                 the temporary folder, and the message says where.
         """
+        self.counts = dict(counts)
         kept = f"what was obtained is kept in {self._temporary}"
         ratings: dict[str, tuple[int | None, ...]] = {}
         lost: Counter[int | None] = Counter()
@@ -126,7 +134,8 @@ class Expansion:
             missing = self._generator.top_up({label: counts[label] + lost[label] for label in counts})
             sentences, intended = self._generator.shuffled()
             write_generated_sentences(self._temporary / _UNLABELLED, sentences, intended)
-            require_counts(missing, self._generator.rejected, kept)
+            if not (accept_shortfall and sentences):
+                require_counts(missing, self._generator.rejected, kept)
             new = [sentence for sentence in sentences if sentence not in ratings]
             given = rate_sentences(self.client, self.trait, new, self._batch_size, self.seed, self.n_raters)
             ratings |= dict(zip(new, given, strict=True))
@@ -137,13 +146,15 @@ class Expansion:
             write_ratings(self._temporary / _RATINGS, self.rated)
             lost = Counter(item.intended for item in self.dropped)
             reached = Counter(item.intended for item in self.rated if item.judged is not None)
-            if all(reached[label] >= counts[label] for label in counts):
+            if (missing and self.labelled) or all(reached[label] >= counts[label] for label in counts):
                 return
             rounds += self.client.n_asked > asked_before
+        if accept_shortfall and self.labelled:
+            return
         n_ties = sum(item.is_tie for item in self.dropped)
         raise UserError(
             f"{len(self.dropped)} sentences got no label, {n_ties} of them because of a tie, the first is "
-            f"{self.dropped[0].sentence[:80]!r}; {kept}; run the same command again to go on"
+            f"{self.dropped[0].sentence[:80]!r}; {kept}; {AFTER_A_SHORTFALL}"
         )
 
     def remove_temporary(self) -> None:
@@ -157,7 +168,9 @@ class Expansion:
         """How many sentences each label got, and how judged and intended labels agree."""
         judged = Counter(label for _, label in self.labelled)
         counts = ", ".join(f"label {label}: {judged[label]}" for label in LABELS)
-        return f"{agreement_text(self.rated)}\n{len(self.labelled)} sentences; {counts}"
+        n_missing = sum(self.counts.values()) - len(self.labelled)
+        short = f"; {n_missing} fewer than asked for" if n_missing > 0 else ""
+        return f"{agreement_text(self.rated)}\n{len(self.labelled)} sentences; {counts}{short}"
 
 
 def intermediate_paths(temporary: Path) -> list[Path]:
@@ -199,6 +212,7 @@ def _provenance(expansion: Expansion) -> dict[str, Any]:
         "seed_file": expansion.seeds.path.name,
         "seed_file_sha256": expansion.seeds.sha256,
         "raters": expansion.n_raters,
+        "counts_asked_for": {str(label): n for label, n in sorted(expansion.counts.items())},
         "n_sentences": len(expansion.labelled),
         "n_ties": n_ties,
         "n_unlabelled": len(expansion.dropped) - n_ties,

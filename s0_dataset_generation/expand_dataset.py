@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     watch = Stopwatch()
     _log.info(resolved_settings_line(arguments, settings))
     try:
-        expansion.run(counts)
+        expansion.run(counts, arguments.accept_shortfall)
     finally:
         _log.info(client.usage_line())
     written = write_expansion(expansion, output)
@@ -112,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _output_path(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Path:
+    """Where the result goes; beside a dataset of that name that has no provenance file, so is not ours."""
+    from s0_dataset_generation.dataset_expansion import expansion_paths
+
     if arguments.output_name is not None:
         name = arguments.output_name.removesuffix(".csv")
         if not name or Path(name).name != name:
@@ -121,7 +124,7 @@ def _output_path(arguments: argparse.Namespace, parser: argparse.ArgumentParser)
         return arguments.output_dir / f"{name}.csv"
     name = trait_file_name(arguments.trait)
     output: Path = arguments.output_dir / f"{name}.csv"
-    if output.exists():
+    if output.exists() and not expansion_paths(output)[-1].exists():
         _log.info("%s exists and is kept: the result goes to %s_generated.csv beside it", output, name)
         output = output.with_name(f"{name}_generated.csv")
     return output

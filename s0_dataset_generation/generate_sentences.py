@@ -85,8 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         missing = generator.top_up(counts)
     finally:
         _log.info(client.usage_line())
-    require_counts(missing, generator.rejected, f"replies are kept in {journal.path}")
     sentences, intended = generator.shuffled()
+    if not (arguments.accept_shortfall and sentences):
+        require_counts(missing, generator.rejected, f"replies are kept in {journal.path}")
     write_generated_sentences(arguments.output_file, sentences, intended)
     if not arguments.keep_temp:
         journal.path.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ def add_trait_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_count_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--seed-file`` and ``--label0-count`` to ``--label3-count``."""
+    """``--seed-file``, ``--label0-count`` to ``--label3-count``, and ``--accept-shortfall``."""
     parser.add_argument(
         "--seed-file",
         type=Path,
@@ -37,6 +37,11 @@ def add_count_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--label{label}-count", type=count, default=100, help=f"sentences to write for label {label}"
         )
+    parser.add_argument(
+        "--accept-shortfall",
+        action="store_true",
+        help="end well with fewer sentences, where the language model writes no more that differ enough",
+    )
 
 
 def add_rater_argument(parser: argparse.ArgumentParser) -> None:

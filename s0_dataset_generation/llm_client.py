@@ -156,6 +156,7 @@ class LLMClient:
         self.completion_tokens = 0
         self._json_schema = True
         self._failures_in_a_row = 0
+        self._has_asked = False
 
     def ask(self, requests: Sequence[LLMRequest], description: str) -> list[Outcome]:
         """The outcomes of the requests, in their order; those in the journal come from there.
@@ -174,6 +175,9 @@ class LLMClient:
             for digest, request in zip(digests, requests, strict=True)
             if self.journal.get(digest) is None
         }
+        if fresh and not self._has_asked:
+            self._tell_of_other_requests(len(self.journal) - len(set(digests) - set(fresh)))
+        self._has_asked = True
         if fresh:
             asyncio.run(self._ask_all(fresh, description))
         outcomes = [outcome for digest in digests if (outcome := self.journal.get(digest)) is not None]
@@ -187,6 +191,22 @@ class LLMClient:
             tokens = "no tokens reported by the server"
         failures = ", ".join(f"{kind} x{n}" for kind, n in sorted(self.failures.items())) or "none"
         return f"{self.n_asked} requests asked, {tokens}; failed replies: {failures}"
+
+    def _tell_of_other_requests(self, n_idle: int) -> None:
+        """Say so before anything is asked, where an earlier run asked something else.
+
+        The first requests of a command are the same each time. So where one of them has no reply yet, an
+        earlier run of this command got no further than these, and every other reply is another command's.
+        """
+        if n_idle:
+            _log.warning(
+                "%d of the %d replies in %s were to other requests and are not used: seeds, counts, batch "
+                "size, model and --seed decide what is asked. They stay there; the command that asked for "
+                "them takes them up again",
+                n_idle,
+                len(self.journal),
+                self.journal.path,
+            )
 
     def _digest(self, request: LLMRequest) -> str:
         item = request.item_type.__name__

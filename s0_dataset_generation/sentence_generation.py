@@ -18,6 +18,9 @@ from s0_dataset_generation.rubric import Trait, generation_messages
 from s0_dataset_generation.sentence_briefs import sentence_briefs
 
 MAX_ROUNDS = 6
+AFTER_A_SHORTFALL = (
+    "run the same command again to ask for more, or with --accept-shortfall to end with what there is"
+)
 MIN_WORDS, MAX_WORDS = 5, 35
 ESTIMATED_TOKENS_PER_SENTENCE = 35
 
@@ -186,4 +189,4 @@ def require_counts(missing: Mapping[int, int], rejected: Mapping[str, int], kept
         UserError: some count was not met; ``kept`` says where the rest is.
     """
     if missing:
-        raise UserError(f"{shortfall_line(missing, rejected)}; {kept}; run the same command again to go on")
+        raise UserError(f"{shortfall_line(missing, rejected)}; {kept}; {AFTER_A_SHORTFALL}")

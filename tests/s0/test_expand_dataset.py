@@ -222,6 +222,63 @@ def test_a_shortfall_is_told_with_exit_1_keeps_what_there_is_and_the_next_run_go
     assert all("texts of label 3" in request.text for request in new)
 
 
+def test_a_shortfall_can_be_accepted(server, arguments, tmp_path, capsys):
+    def respond(request):
+        if not request.is_labelling and "texts of label 3" in request.text:
+            return chat_reply(None, refusal="no")
+        return plausible_reply(request)
+
+    server.respond = respond
+    assert expand_dataset.main(arguments) == 1
+    assert "or with --accept-shortfall to end with what there is" in capsys.readouterr().err
+    assert expand_dataset.main([*arguments, "--accept-shortfall"]) == 0
+    assert "15 sentences; label 0: 4, label 1: 5, label 2: 6, label 3: 0; 8 fewer" in capsys.readouterr().out
+    provenance = json.loads((tmp_path / "out" / "dishonesty_provenance.json").read_text())
+    assert provenance["counts_asked_for"] == {"0": 4, "1": 5, "2": 6, "3": 8}
+    assert provenance["n_sentences"] == 15
+    server.respond = lambda _: chat_reply(None, refusal="no")
+    elsewhere = [*arguments, "--output-name", "nothing", "--accept-shortfall"]
+    assert expand_dataset.main(elsewhere) == 1  # nothing at all is no dataset
+    assert not (tmp_path / "out" / "nothing.csv").exists()
+
+
+def test_replies_to_other_requests_are_not_used_and_that_is_told_before_any_is_asked(
+    server, arguments, caplog
+):
+    def respond(request):
+        if not request.is_labelling and "texts of label 3" in request.text:
+            return chat_reply(None, refusal="no")
+        return plausible_reply(request)
+
+    server.respond = respond
+    assert expand_dataset.main(arguments) == 1
+    assert expand_dataset.main(arguments) == 1
+    assert not any("other requests" in message for message in caplog.messages)
+    n_replies = len(server.requests)
+    assert expand_dataset.main([*arguments, "--batch-size", "2"]) == 1
+    (told,) = [message for message in caplog.messages if "were to other requests" in message]
+    assert f" of the {n_replies} replies in " in told
+    assert int(told.split()[0]) >= n_replies - 1  # a last batch of one sentence may be the same
+    assert (
+        expand_dataset.main([*arguments, "--label3-count", "0"]) == 0
+    )  # the former requests, less one label's
+    assert [message for message in caplog.messages if "were to other requests" in message] == [told]
+
+
+def test_what_this_script_made_is_not_made_once_more_under_another_name(server, arguments, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "dishonesty.csv").write_text("sentence,concept_strength_label\nShe lied.,3\nIt rained.,0\n")
+    assert expand_dataset.main(arguments) == 0  # a dataset from elsewhere: beside it
+    assert (out / "dishonesty_generated.csv").exists()
+    (out / "dishonesty.csv").unlink()
+    assert expand_dataset.main(arguments) == 0
+    n_asked = len(server.requests)
+    assert expand_dataset.main(arguments) == 1
+    assert "dishonesty.csv: already exists; choose another --output-name" in capsys.readouterr().err
+    assert len(server.requests) == n_asked
+
+
 def test_keep_temp_keeps_and_names_resolve_and_nothing_is_replaced_unasked(
     server, arguments, tmp_path, capsys
 ):
