@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,28 +21,15 @@ from pipeline_common.command_line import HelpFormatter, Stopwatch
 from pipeline_common.errors import UserError, exit_codes, on_interrupt
 from pipeline_common.files import read_json, sha256_of_file, write_json, write_text
 from s1_compute_all_features.feature_store import FeatureStore
-from s2_find_top_features.ranked_features import read_results
+from s2_find_top_features.ranked_features import VERDICTS, read_results
 
 ROOT = Path(__file__).resolve().parent
-S0, S1, S2, S3, S4, S5 = (
-    ROOT / name
-    for name in (
-        "s0_dataset_generation",
-        "s1_compute_all_features",
-        "s2_find_top_features",
-        "s3_feature_activation_graphs",
-        "s4_classifier_data_prep",
-        "s5_classifier_training",
-    )
-)
+S0, S1 = ROOT / "s0_dataset_generation", ROOT / "s1_compute_all_features"
+S2, S3 = ROOT / "s2_find_top_features", ROOT / "s3_feature_activation_graphs"
+S4, S5 = ROOT / "s4_classifier_data_prep", ROOT / "s5_classifier_training"
 SHARED_CODE = (ROOT / "pipeline_common", ROOT / "concept_evaluation")
 GEMMA_SCOPE = S1 / "gemma_scope_16k_configurations.json"
-EXPERIMENTS = (
-    "d1_embedding_to_feature",
-    "d2_hidden_to_feature",
-    "d3_hidden_to_concept",
-    "d4_sae_to_concept",
-)
+EXPERIMENTS = ("d1_embedding_to_feature", "d2_hidden_to_feature", "d3_hidden_to_concept", "d4_sae_to_concept")
 QUICK_START_LAYERS = 6
 N_BEST = 5
 
@@ -115,7 +102,7 @@ class Stage:
     resumes: bool = False
 
 
-def data_stage(paths: Paths, trait: str | None) -> Stage:
+def data_stage(paths: Paths, trait: str | None, definition: str | None = None) -> Stage:
     """s0: audit and plot the dataset; write it with an LLM where there is none yet."""
     csv = os.path.relpath(paths.csv, S0)
     commands = [["audit_dataset.py", csv], ["visualize_labels.py", csv]]
@@ -123,6 +110,7 @@ def data_stage(paths: Paths, trait: str | None) -> Stage:
     seeds = S0 / "initial_hendrycks_data" / f"{paths.csv.stem}.csv"
     if trait is not None and not paths.csv.exists():
         generate = ["expand_dataset.py", "--trait", trait, "--seed-file", os.path.relpath(seeds, S0)]
+        generate += ["--definition", definition] if definition else []
         commands.insert(0, [*generate, "--output-name", paths.csv.stem])
         inputs = [seeds]
     return Stage("s0", S0, commands, inputs, [paths.csv, S0 / "audits" / f"{paths.csv.stem}_audit.json"])
@@ -302,8 +290,8 @@ def summarize(paths: Paths) -> str:
         "classifier metrics  " + os.path.relpath(paths.experiments[0].parent) + "/*/working/results.json",
         f"layer sweep         {os.path.relpath(paths.sweep / 'layer_sweep.csv')}",
         "",
-        f"the {N_BEST} best features on train, and what they do on held-out sentences:",
-        f"{'layer:l0:feature':<18}{'score':>7}{'pearson':>9}{'AUROC':>7}  | "
+        f"the {N_BEST} features ranked first on train, those that pass the filters before the others:",
+        f"{'layer:l0:feature':<18}{'filters':<9}{'score':>7}{'pearson':>9}{'AUROC':>7}  | "
         f"held-out{'score':>7}{'pearson':>9}{'AUROC':>7}",
     ]
     for feature in results.features[:N_BEST]:
@@ -314,10 +302,25 @@ def summarize(paths: Paths) -> str:
             )
             for values in (feature.train, feature.held_out)
         )
-        lines.append(f"{feature.key:<18}{train}  |         {held_out}  {feature.neuronpedia_url}".rstrip())
+        passed = "pass" if feature.passes_filters else "-"
+        row = f"{feature.key:<18}{passed:<9}{train}  |         {held_out}  {feature.neuronpedia_url}"
+        lines.append(row.rstrip())
+    lines += findings(results.summary)
     if results.summary["model"]["demonstration"]:
         lines.append("Demonstration model: this shows the mechanics; it says nothing about real models.")
     return "\n".join(lines)
+
+
+def findings(summary: dict[str, Any]) -> list[str]:
+    """What the permutation null and the bag of words say of the ranking, a line each."""
+    null, verdict = summary["significance"], summary["verdict"]
+    lines = []
+    if null is not None and null["n_tested"]:
+        count = f"{null['n_discoveries']:,} of {null['n_tested']:,} tested features"
+        lines.append(f"discoveries: {count} at q < {null['level']}")
+    if verdict is not None:
+        lines.append(f"verdict on the held-out sentences: {VERDICTS[verdict['word']]}")
+    return lines
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -336,12 +339,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--trait", help="a trait with a file in s0_dataset_generation/expanded_data, or with seeds"
     )
     source.add_argument("--input", type=Path, help="any labelled CSV")
+    parser.add_argument("--definition", help="what --trait means, where stage 0 is to write its sentences")
     parser.add_argument("--config", type=Path, default=GEMMA_SCOPE, help="SAE configuration file")
-    parser.add_argument(
-        "--name",
-        help="name of the outputs (default: the trait or CSV, with the configuration where it is not "
-        "the default)",
-    )
+    parser.add_argument("--name", help="of the outputs (default: trait or CSV, and an unusual configuration)")
     return parser
 
 
@@ -364,29 +364,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--name {arguments.name!r}: expected a name without slashes")
     if arguments.trait is not None and not re.fullmatch(r"\w[\w -]*", arguments.trait):
         parser.error(f"--trait {arguments.trait!r}: expected a word or phrase such as dishonesty")
+    if arguments.definition is not None and arguments.trait is None:
+        parser.error("--definition says what a --trait means; sentences of --input have their labels")
     if not arguments.config.is_file():
-        raise UserError(f"{arguments.config}: no such file; expected an SAE configuration file")
-    trait = None if arguments.trait is None else arguments.trait.lower().replace(" ", "_")
+        shipped = os.path.relpath(S1 / "gpt2_small_configurations.json")
+        raise UserError(
+            f"{arguments.config}: no such file; expected an SAE configuration file such as {shipped}"
+        )
+    trait = None if arguments.trait is None else re.sub(r"\W+", "_", arguments.trait.strip().lower())
     csv = arguments.input.resolve() if trait is None else S0 / "expanded_data" / f"{trait}.csv"
     seeds = S0 / "initial_hendrycks_data" / csv.name
     if not csv.is_file() and (trait is None or not seeds.exists()):
-        raise UserError(f"{csv}: no such file" + (f", and no seeds at {seeds}" if trait else ""))
+        traits = ", ".join(sorted(path.stem for path in csv.parent.glob("*.csv")))
+        missing = (
+            f", and no seeds at {seeds}; there are {traits}; USAGE.md of stage 0 tells how to add a trait"
+        )
+        raise UserError(f"{csv}: no such file{missing if trait else ''}")
     config = arguments.config.resolve()
     paths = Paths.of(csv, config, arguments.name or default_name(csv, config))
     claim_output(paths.state)
     watch = Stopwatch()
-    stages: list[Callable[[], Stage]] = [
-        lambda: data_stage(paths, arguments.trait),
-        lambda: extraction_stage(paths),
-        lambda: ranking_stage(paths),
-        lambda: plotting_stage(paths),
-        lambda: dataset_stage(paths),
-        lambda: training_stage(paths),
-        lambda: sweep_stage(paths),
-        lambda: report_stage(paths),
-    ]
-    for stage in stages:
-        run_stage(stage(), paths.state)
+    run_stage(data_stage(paths, arguments.trait, arguments.definition), paths.state)
+    later = (extraction_stage, ranking_stage, plotting_stage, dataset_stage, training_stage, sweep_stage)
+    for stage_of in (*later, report_stage):
+        run_stage(
+            stage_of(paths), paths.state
+        )  # made when the earlier ones are done: some read their results
     print(summarize(paths))
     print(f"in all {watch.seconds:.0f} s")
     print(f"report: {os.path.relpath(paths.report)}")

@@ -24,7 +24,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from s2_find_top_features.feature_metrics import LABELS, THRESHOLD_QUANTILE, LabelledColumns
-from s2_find_top_features.scoring import SMALLER_IS_BETTER, Thresholds
+from s2_find_top_features.ranked_features import SMALLER_IS_BETTER
+from s2_find_top_features.scoring import Thresholds
 
 _FEATURES_AT_ONCE = 512  # so that their values under every bootstrap stay in the cache
 _MARGIN = 1e-9  # a bound that another order of summation could undercut is widened by this much

@@ -51,6 +51,14 @@ METRICS = (
 """Metrics of a feature, in column order; feature_metrics.py defines them. The held-out ones have the
 prefix ``held_out_``."""
 
+SMALLER_IS_BETTER = ("fpr",)
+VERDICTS = {
+    "beats": "the best feature beats bag of words",
+    "loses": "the best feature loses to bag of words",
+    "cannot tell": "cannot tell the best feature from bag of words",
+}
+"""What the verdict's word means; the best feature is the one ranked first."""
+
 EVIDENCE = (
     "fwer_p",
     "q_value",
@@ -151,6 +159,27 @@ class RankedResults:
     features: list[RankedFeature]
     summary: dict[str, Any]
     falling: list[RankedFeature] = field(default_factory=list)
+
+    def failed_filters(self, feature: RankedFeature) -> list[str]:
+        """The metrics for which a feature does not pass, in the order of `METRICS`; empty where it passes."""
+        settings, values = self.summary["settings"], feature.train
+        fails = {
+            "pearson": values["pearson"] is None or values["pearson"] < settings["min_pearson"],
+            "tpr": values["tpr"] is not None and values["tpr"] < settings["min_tpr"],
+            "fpr": values["fpr"] is not None and values["fpr"] > settings["max_fpr"],
+            "monotonicity": values["monotonicity"] not in (None, 1),
+        }
+        return [name for name, failed in fails.items() if failed]
+
+    @property
+    def first_by_metric(self) -> RankedFeature:
+        """The listed feature with the best train value of the metric that was ranked by, filters aside.
+
+        Another than the first one where that passes the filters and a better one does not.
+        """
+        metric = self.summary["settings"]["rank_by"]
+        sign = 1 if metric in SMALLER_IS_BETTER else -1
+        return min(self.features, key=lambda feature: sign * (feature.train[metric] or 0.0))
 
 
 def write_results(

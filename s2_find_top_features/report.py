@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from s2_find_top_features.ranked_features import RankedFeature, RankedResults
+from s2_find_top_features.ranked_features import VERDICTS, RankedFeature, RankedResults
 
 _SHOWN = (
     ("score", "interpretability_score"),
@@ -20,12 +20,9 @@ _BASELINES = {
     "logistic_probe": "logistic probe",
     "random_directions": "random directions",
 }
+_FILTER_LETTERS = {"pearson": "r", "tpr": "t", "fpr": "f", "monotonicity": "m"}
+_FILTER_KEY = "filter: what fails: r pearson, t TPR, f FPR, m monotonic"
 _NAME_WIDTH = 38
-_VERDICTS = {
-    "beats": "the best feature beats bag of words",
-    "loses": "the best feature loses to bag of words",
-    "cannot tell": "cannot tell the best feature from bag of words",
-}
 
 
 def format_report(
@@ -51,10 +48,13 @@ def format_report(
         "",
         *_baselines(results),
         "",
-        *_table(listed[:display_top], one_per_family),
+        *_order(results),
+        *_table(results, listed[:display_top], one_per_family),
     ]
+    lines.append(_FILTER_KEY)
     if results.falling:
-        lines += ["", "features that fall with the label, by |rho|:", "", *_table(results.falling[:5], False)]
+        falling = _table(results, results.falling[:5], False)
+        lines += ["", "features that fall with the label, by |rho|:", "", *falling]
     if summary["stability"]:
         lines += [
             "",
@@ -140,7 +140,7 @@ def _baselines(results: RankedResults) -> list[str]:
     if verdict is not None:
         interval = _interval(verdict["difference_low"], verdict["difference_high"])
         lines.append(
-            f"verdict on the held-out sentences: {_VERDICTS[verdict['word']]}"
+            f"verdict on the held-out sentences: {VERDICTS[verdict['word']]}"
             + (f" (difference of AUROC, 95% interval{interval})" if interval else "")
         )
     return lines
@@ -158,7 +158,21 @@ def _baseline_line(
     return f"{'  ' + name:<{_NAME_WIDTH}}{values}{_interval(low, high)}".rstrip()
 
 
-def _table(features: Sequence[RankedFeature], one_per_family: bool) -> list[str]:
+def _order(results: RankedResults) -> list[str]:
+    """What stands first and why, where that is not the best value of the metric ranked by."""
+    first, best = results.features[0], results.first_by_metric
+    if first is best:
+        return []
+    metric = results.summary["settings"]["rank_by"]
+    n_passing = results.summary["n_passing"]
+    return [
+        f"features that pass the filters come first, here {n_passing:,}. The best {metric} is that of "
+        f"{best.key}, {_number(best.train[metric])}, which fails {', '.join(results.failed_filters(best))}",
+        "",
+    ]
+
+
+def _table(results: RankedResults, features: Sequence[RankedFeature], one_per_family: bool) -> list[str]:
     names = " ".join(f"{name:>5}" for name, _ in _SHOWN)
     head = f"{'rank':>4} {'layer:l0:feature':<16} {'filter':<6} {'fam':>3} {names} | held-out {names}"
     head += f" {'AUROC 95%':>12} | {'q':>5} {'fwer':>5} {'stab':>4}"
@@ -171,7 +185,8 @@ def _table(features: Sequence[RankedFeature], one_per_family: bool) -> list[str]
         family = "" if feature.family is None else str(feature.family)
         if not feature.is_representative and not one_per_family:
             family = f"={family}"
-        passed = "pass" if feature.passes_filters else "-"
+        failed = "".join(_FILTER_LETTERS[name] for name in results.failed_filters(feature))
+        passed = "pass" if feature.passes_filters else f"-{failed}"
         line = f"{feature.rank:>4} {feature.key:<16} {passed:<6} {family:>3} {train} |          {held_out}"
         line += f"{interval:>13} | {_number(evidence['q_value'], 3):>5} {_number(evidence['fwer_p'], 3):>5}"
         line += f" {_number(evidence['stability']):>4}  {feature.neuronpedia_url}"

@@ -8,10 +8,10 @@ from concept_evaluation.splits import group_folds
 from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.feature_metrics import LabelledColumns, crossfitted_rates, metrics_of_split
+from s2_find_top_features.ranked_features import SMALLER_IS_BETTER
 
 N_FOLDS = 5
 FOLD_SEED = 0
-SMALLER_IS_BETTER = ("fpr",)
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ def ranked_rows(
             "average_l0": feature.average_l0,
             "feature_id": feature.feature_id,
             "passes_filters": feature.passes_filters,
+            "failed_filters": ", ".join(results.failed_filters(feature)),
             "strongest_label": strongest_label(feature),
             "score": feature.train[metric],
             "held_out_score": feature.held_out[metric],

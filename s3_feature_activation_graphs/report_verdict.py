@@ -94,11 +94,21 @@ def _optimism(results: RankedResults) -> dict[str, str]:
         text = f"The {metric.replace('_', ' ')} of feature {best.key} does not exist on both splits."
         return _card(question, "Not known", text, OPEN)
     span = interval(best.evidence.get("held_out_score_low"), best.evidence.get("held_out_score_high"))
+    n_features, n_passing = results.summary["n_features"], results.summary["n_passing"]
+    among = f"the best of {n_features:,}"
+    if best.passes_filters:
+        among = f"the best of the {n_passing:,} of {n_features:,} that pass the filters"
     text = (
         f"The {metric.replace('_', ' ')} of feature {best.key} is {number(train)} on the train sentences, "
-        f"where it was chosen as the best of {results.summary['n_features']:,}, and {number(held_out)}{span} "
-        "on the held-out ones, which count."
+        f"where it was chosen as {among}, and {number(held_out)}{span} on the held-out ones, which count."
     )
+    highest = results.first_by_metric
+    if highest is not best:
+        text += (
+            f" Feature {highest.key} has {number(highest.train[metric])} on train and "
+            f"{number(highest.held_out[metric])} held-out, but fails the filter on "
+            f"{', '.join(results.failed_filters(highest))}."
+        )
     return _card(question, f"Optimism {number(optimism)}", text, OPEN)
 
 

@@ -264,9 +264,10 @@ def test_a_trait_with_seeds_alone_is_expanded_first(stages, project, command):
     (rp.S0 / "initial_hendrycks_data" / "physical_bravery.csv").write_text(
         "sentence,concept_strength_label\n"
     )
-    command = ["--trait", "Physical bravery", *command[2:]]
+    command = ["--trait", "Physical-bravery", "--definition", "facing danger", *command[2:]]
     assert rp.main(command) == 0
     assert stages.commands[0][1] == "expand_dataset.py"
+    assert stages.commands[0][-4:] == ["--definition", "facing danger", "--output-name", "physical_bravery"]
     assert stages.scripts() == ["s0 expand_dataset.py", *ALL]
     rp.main(command)
     assert "s0 expand_dataset.py" not in stages.scripts()
@@ -287,7 +288,16 @@ def test_the_summary_says_where_everything_is_and_names_the_five_best(
         assert place in summary
     rows = [line.split() for line in summary.splitlines() if line[:1].isdigit()]
     assert [row[0] for row in rows] == [":".join(map(str, key)) for key in BEST[:5]]
-    assert rows[0] == ["1:24:3", "0.90", "0.88", "|", "0.45"]  # a metric that does not exist stays empty
+    assert rows[0] == [
+        "1:24:3",
+        "pass",
+        "0.90",
+        "0.88",
+        "|",
+        "0.45",
+    ]  # a metric that does not exist stays empty
+    assert "discoveries: 2 of 240 tested features at q < 0.05" in summary
+    assert "verdict on the held-out sentences: cannot tell the best feature from bag of words" in summary
     assert "Demonstration model" in summary
     assert "in all " in summary
     assert summary.splitlines()[-1] == "report: s3_feature_activation_graphs/reports/caring_tiny.html"
@@ -296,7 +306,10 @@ def test_the_summary_says_where_everything_is_and_names_the_five_best(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trait", "sloth"], r"sloth\.csv: no such file, and no seeds at .*sloth\.csv"),
+        (
+            ["--trait", "sloth"],
+            r"sloth\.csv: no such file, and no seeds at .*sloth\.csv; there are .*caring.*; USAGE\.md",
+        ),
         (["--input", "none.csv"], r"none\.csv: no such file$"),
         (["--input", "."], "no such file$"),
         (
@@ -321,6 +334,7 @@ def test_what_is_missing_is_told_before_anything_runs(
     [
         [],
         ["--trait", "caring", "--input", "x.csv"],
+        ["--input", "x.csv", "--definition", "what it means"],
         ["--trait", "caring", "--name", ""],
         ["--trait", "caring", "--name", ".."],
         ["--trait", "caring", "--name", "a/b"],
