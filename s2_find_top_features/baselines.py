@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ RANDOM_DIRECTIONS = "random_directions"
 HIDDEN_STATE_POOLING = "mean"
 
 _DIRECTIONS_AT_ONCE = 256
+_PROJECTIONS_AT_ONCE = 2**23
+"""Rows times directions, of the hidden states' projections that are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,12 @@ def best_random_direction(
         n_directions = min(_DIRECTIONS_AT_ONCE, sae.d_sae - first)
         directions = rng.normal(size=(states.shape[1], n_directions)).astype(np.float32)
         directions /= np.linalg.norm(directions, axis=0)
+        # Few at a time where there are many rows, so that memory does not grow with them.
+        n_at_once = max(1, _PROJECTIONS_AT_ONCE // len(states))
+        strips = (directions[:, start : start + n_at_once] for start in range(0, n_directions, n_at_once))
+        return min(map(best_of_strip, strips), key=itemgetter(0))
+
+    def best_of_strip(directions: np.ndarray) -> tuple[tuple[float, float], np.ndarray]:
         projection = states @ directions
         cut = np.partition(projection[of_train], place, axis=0)[place]
         fired = np.maximum(projection - cut, 0)

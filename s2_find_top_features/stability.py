@@ -12,8 +12,11 @@ from s2_find_top_features.threads import in_threads
 
 N_BOOTSTRAPS = 100
 
-_VALUES_AT_ONCE = 2**19
+_VALUES_WAITING = 2**19
 """Stored values of contenders that wait to be scored: enough that 100 small calculations pay off."""
+
+_VALUES_AT_ONCE = 2**18
+"""Stored values of contenders that are scored at a time, however many sentences there are."""
 
 
 class BootstrapTops:
@@ -73,7 +76,7 @@ class BootstrapTops:
         behind = outlook.score > score if first_sae else outlook.score >= score
         contending &= np.where(outlook.may_pass, passes & behind, passes | behind) == 0
         self._wait(sae, columns, contending)
-        if sum(len(waiting.value) for _, _, waiting, _ in self._waiting) > _VALUES_AT_ONCE:
+        if sum(len(waiting.value) for _, _, waiting, _ in self._waiting) > _VALUES_WAITING:
             self._score_waiting()
 
     def share(self, chosen: Candidates) -> np.ndarray:
@@ -106,6 +109,15 @@ class BootstrapTops:
         self._waiting = []
         sae, feature_id = np.repeat(saes, [len(part) for part in ids]), np.concatenate(ids)
         columns, contends = SparseColumns.joined(parts), np.concatenate(contending)
+        portion = columns.starts[:-1] // _VALUES_AT_ONCE
+        for one in np.unique(portion):
+            of_portion = portion == one
+            some = columns.select(of_portion)
+            self._score(sae[of_portion], feature_id[of_portion], some, contends[of_portion])
+
+    def _score(
+        self, sae: np.ndarray, feature_id: np.ndarray, columns: SparseColumns, contends: np.ndarray
+    ) -> None:
         bootstraps, settings = self._bootstraps, self._settings
 
         def top_of(bootstrap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

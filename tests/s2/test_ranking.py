@@ -125,7 +125,7 @@ def test_falling_features_are_ranked_by_their_strength(tmp_path):
 
 def test_memory_does_not_grow_with_the_number_of_saes(tmp_path, monkeypatch):
     """What the arrays take at their peak; a process's resident size has the allocator's moods in it too."""
-    monkeypatch.setattr(stability, "_VALUES_AT_ONCE", 0)  # else contenders of several SAEs wait together
+    monkeypatch.setattr(stability, "_VALUES_WAITING", 0)  # else contenders of several SAEs wait together
     monkeypatch.setattr(stability, "N_BOOTSTRAPS", 10)
     rng = np.random.default_rng(0)
     store = FeatureStore(write_planted_store(tmp_path, [noise(rng, len(LABELS), 2000)], LABELS))

@@ -87,7 +87,8 @@ def shares(split: Split, saes: list[SparseColumns], settings) -> np.ndarray:
 @pytest.mark.parametrize("rank_by", METRICS)
 def test_stability_is_that_of_ranking_every_feature_in_every_bootstrap(rank_by, labels, monkeypatch):
     split, saes = case(labels)
-    monkeypatch.setattr(stability, "_VALUES_AT_ONCE", 2000)  # several rounds
+    monkeypatch.setattr(stability, "_VALUES_WAITING", 2000)  # several rounds
+    monkeypatch.setattr(stability, "_VALUES_AT_ONCE", 500)  # of several portions
     whole = SparseColumns.joined(saes)
     for thresholds in (STRICT, OPEN):
         settings = replace(SETTINGS, rank_by=rank_by, thresholds=thresholds, top_n=5)
@@ -129,7 +130,8 @@ def test_the_bounds_spare_nearly_all_features(rank_by, monkeypatch):
         return right(data, *arguments)
 
     monkeypatch.setattr(stability, "score_features", counting)
-    monkeypatch.setattr(stability, "_VALUES_AT_ONCE", 2000)
+    monkeypatch.setattr(stability, "_VALUES_WAITING", 2000)
+    monkeypatch.setattr(stability, "_VALUES_AT_ONCE", 500)
     shares(split, saes, replace(SETTINGS, rank_by=rank_by, top_n=5))
     limit = 0.4 if rank_by == "fpr" else 0.05  # an FPR of 0 is common: the first SAE is scored whole
     assert 0 < sum(n_scored) < limit * 3000 * N_BOOTSTRAPS
