@@ -200,8 +200,9 @@ def report_stage(paths: Paths) -> Stage:
     sweep = paths.sweep / "layer_sweep.csv"
     command = ["build_report.py", "--s2-results", os.path.relpath(paths.results, S3)]
     command += ["--s1-data", os.path.relpath(paths.store, S3), "--output", os.path.relpath(paths.report, S3)]
-    command += ["--layer-sweep", os.path.relpath(sweep, S3)]
-    inputs = [paths.results / "summary.json", paths.results / "ranked_features.csv", sweep]
+    audit = S0 / "audits" / f"{paths.csv.stem}_audit.json"
+    command += ["--layer-sweep", os.path.relpath(sweep, S3), "--audit", os.path.relpath(audit, S3)]
+    inputs = [paths.results / "summary.json", paths.results / "ranked_features.csv", sweep, audit]
     return Stage("report", S3, [command], inputs, [paths.report])
 
 

@@ -112,7 +112,7 @@ def findings_table(
     Args:
         name: of the file.
         findings: of `dataset_audit.audit`.
-        sentences: of the file, to show those that are alike.
+        sentences: of the file, to show some of those that are alike; all are in the JSON.
         limits: of `dataset_audit.broken_limits`.
     """
     counts, words, marks, used = (
@@ -133,7 +133,7 @@ def findings_table(
     lines.append(f"exact duplicates           {len(findings['exact_duplicates'])}")
     lines.append(f"with a close neighbour     {findings['neighbour_share']:.1%}")
     lines += [
-        f"  alike: {' | '.join(sentences[i] for i in cluster)}"
+        f"  {len(cluster)} alike: {' | '.join(sentences[i] for i in cluster[:3])}"
         for cluster in findings["neighbour_clusters"][:5]
     ]
     first_words = list(findings["first_words"].items())[:6]

@@ -270,11 +270,15 @@ def _announce(stores: "Sequence[PreparedStore]", saes: "Sequence[LocatedSae]") -
     from s1_compute_all_features.store_preparation import check_room
 
     n_bytes, free = check_room(stores)
+    splits = [store.source.split for store in stores]
+    labelled = len(stores[0].source.data.labels) > 0
+    n_held_out = sum(int(split.held_out.sum()) for split in splits)
+    n_groups = sum(len(set(split.groups.tolist())) for split in splits)
     logger.info(
-        "%d sentences (%d held out), %d tokens, %d layers, %d SAEs; about %.2f GB of SAE weights to "
-        "read per unit of work, %.2f GB to write, %.1f GB free",
+        "%d sentences%s, %d tokens, %d layers, %d SAEs; about %.2f GB of SAE weights to read per unit of "
+        "work, %.2f GB to write, %.1f GB free",
         sum(store.manifest["n_sentences"] for store in stores),
-        sum(store.manifest["split"]["held_out"] for store in stores),
+        f" in {n_groups} groups of near-duplicates ({n_held_out} held out)" if labelled else "",
         sum(store.manifest["n_tokens"] for store in stores),
         len(stores[0].task.layers),
         len(saes),

@@ -16,19 +16,21 @@ def unavailable(what: str, repo_id: str, error: BaseException) -> UserError:
     Returns:
         One line: the reason, how to get the weights, and which configurations need none of this.
     """
-    advice = (
-        "or run an ungated configuration: --config gpt2_small_configurations.json, or the demonstration "
-        "model (uv run python build_demo_model.py, then --config demo_model/demo_configurations.json)"
-    )
+    others = [
+        "the demonstration model (build_demo_model.py, then --config demo_model/demo_configurations.json)"
+    ]
+    if "gpt2" not in repo_id.lower():
+        others.insert(0, "GPT-2, which is not gated (--config gpt2_small_configurations.json)")
+    remedy = "check the path"
     if repo_id:
         remedy = (
             f"accept the licence at https://huggingface.co/{repo_id} if it asks for one, set HF_TOKEN to "
-            "your access token, make sure this machine can reach the hub or holds a copy in its cache, "
-            f"{advice}"
+            "your access token, make sure this machine can reach the hub or holds a copy in its cache"
         )
-    else:
-        remedy = f"check the path, {advice}"
-    return UserError(f"{what} cannot be loaded: {_reason(error)}; {remedy}")
+    return UserError(
+        f"{what} cannot be loaded: {_reason(error)}; {remedy}, or run {' or '.join(others)}, all in "
+        f"{Path(__file__).parent.name}"
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         "0 carries all",
     )
     add("--layer-sweep", type=Path, metavar="FILE", help="the CSV of stage 5's sweep_layers.py")
+    add("--audit", type=Path, metavar="FILE", help="the JSON of stage 0's audit_dataset.py on the sentences")
     add("--seed", type=count, default=0, help="of the random choice of sentences")
     add("--overwrite", action="store_true", help="replace the output file")
     return parser
@@ -67,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.index is None and arguments.s1_data is None:
         parser.error("--s1-data is needed: the feature store that the results were made from")
-    if arguments.index is not None and (arguments.s1_data or arguments.layer_sweep):
-        parser.error("--index lists reports that exist; it takes no --s1-data and no --layer-sweep")
+    if arguments.index is not None and (arguments.s1_data or arguments.layer_sweep or arguments.audit):
+        parser.error("--index lists reports that exist; it takes no --s1-data, --layer-sweep or --audit")
     if arguments.output.suffix != ".html":
         parser.error(f"--output {arguments.output}: expected the name of an HTML file, such as report.html")
     configure_logging("s3_feature_activation_graphs")
@@ -97,6 +98,7 @@ def report_page(arguments: argparse.Namespace) -> str:
     from s2_find_top_features.ranked_features import read_explanations, read_results, read_specificity
     from s3_feature_activation_graphs import report_rendering
     from s3_feature_activation_graphs.feature_traces import load_traces
+    from s3_feature_activation_graphs.report_audit import read_broken_limits
     from s3_feature_activation_graphs.report_content import Evidence, report_content
     from s3_feature_activation_graphs.report_emergence import read_layer_sweep
     from s3_feature_activation_graphs.report_provenance import provenance
@@ -112,6 +114,7 @@ def report_page(arguments: argparse.Namespace) -> str:
         explanations=read_explanations(arguments.s2_results),
         specificity=read_specificity(arguments.s2_results),
         sweep=sweep,
+        broken_limits=read_broken_limits(arguments.audit, store) if arguments.audit else [],
     )
     content = report_content(trait, traces, evidence, arguments.max_sentences, arguments.seed)
     content["provenance"] = provenance(
@@ -141,10 +144,9 @@ def index_page(reports: Sequence[Path], output: Path) -> str:
 
 
 def _hashes(arguments: argparse.Namespace) -> dict[str, str]:
-    """SHA-256 of the files of stage 2 and of the sweep that the report shows."""
+    """SHA-256 of the files of stage 2, of the sweep and of the audit that the report shows."""
     files = sorted(arguments.s2_results.glob("*.csv")) + sorted(arguments.s2_results.glob("*.json"))
-    if arguments.layer_sweep:
-        files.append(arguments.layer_sweep)
+    files += [path for path in (arguments.layer_sweep, arguments.audit) if path]
     return {path.name: sha256_of_file(path) for path in files}
 
 
@@ -156,6 +158,8 @@ def _own_command(arguments: argparse.Namespace) -> list[str]:
     command += ["--seed", str(arguments.seed)]
     if arguments.layer_sweep:
         command += ["--layer-sweep", arguments.layer_sweep.name]
+    if arguments.audit:
+        command += ["--audit", arguments.audit.name]
     return command
 
 

@@ -43,6 +43,7 @@ class Evidence:
     explanations: Sequence[Mapping[str, Any]] = ()
     specificity: Sequence[Mapping[str, Any]] = ()
     sweep: Sequence[SweepRow] = ()
+    broken_limits: Sequence[str] = ()
 
     @property
     def other_traits(self) -> list[str]:
@@ -76,6 +77,7 @@ def report_content(
         "summary": summary,
         "rank_by": summary["settings"]["rank_by"].replace("_", " "),
         "verdict": verdict_cards(results),
+        "broken_limits": evidence.broken_limits,
         "baselines": baseline_rows(results),
         "rows": rows,
         "filters": {

@@ -74,7 +74,7 @@ class FakeStages:
             self.write(output / "layer_sweep.csv", f"sweep of {(folder / given['--input']).name}")
             self.write(output / "layer_sweep.json", "{}")
         if command[0] == "build_report.py":
-            assert (folder / given["--layer-sweep"]).is_file()
+            assert all((folder / given[flag]).is_file() for flag in ("--layer-sweep", "--audit"))
             self.write(output)
 
     def write(self, path, text=None):
@@ -161,7 +161,8 @@ def test_the_commands_name_the_files_of_the_stage_before(stages, command):
         "--input ../s1_compute_all_features/caring_tiny_features --output runs/caring_tiny/layer_sweep",
         "--s2-results ../s2_find_top_features/results/caring_tiny_results "
         "--s1-data ../s1_compute_all_features/caring_tiny_features --output reports/caring_tiny.html "
-        "--layer-sweep ../s5_classifier_training/runs/caring_tiny/layer_sweep/layer_sweep.csv",
+        "--layer-sweep ../s5_classifier_training/runs/caring_tiny/layer_sweep/layer_sweep.csv "
+        "--audit ../s0_dataset_generation/audits/caring_audit.json",
     ]
 
 

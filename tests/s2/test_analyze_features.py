@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from s2_find_top_features.analyze_features import main
 from s2_find_top_features.ranked_features import (
     EVIDENCE,
     METRICS,
+    RankedResults,
     read_all_features,
     read_examples,
     read_results,
@@ -120,6 +122,56 @@ def test_a_score_that_needs_absent_labels_is_refused_with_advice(tmp_path, capsy
     assert "--rank-by spearman" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["store"]  # no half-written results either
     assert main(["--input", str(folder), "--output", str(tmp_path / "r"), "--rank-by", "spearman"]) == 0
+
+
+def test_what_fails_is_told_and_nothing_else_decides_who_passes(results):
+    """Against the ranking's own decision; with these filters some of the listed features fail each one."""
+    read = read_results(results)
+    assert all((read.failed_filters(one) == []) == one.passes_filters for one in read.features)
+    strict = dict(read.summary["settings"], min_pearson=2, min_tpr=0.0, max_fpr=1.0)
+    failed = RankedResults(read.features, {**read.summary, "settings": strict}).failed_filters
+    assert all(failed(one)[0] == "pearson" for one in read.features)
+    some = read.features[0]
+    for metric, value, fails in (
+        ("monotonicity", 0.0, ["monotonicity"]),
+        ("monotonicity", None, []),
+        ("tpr", 0.0, ["tpr"]),
+        ("fpr", 1.0, ["fpr"]),
+        ("pearson", None, ["pearson"]),
+    ):
+        assert read.failed_filters(replace(some, train={**some.train, metric: value})) == fails
+
+
+def test_a_higher_score_that_fails_a_filter_is_told_above_the_table(tmp_path, capsys):
+    """Feature 0 rises evenly in noise; feature 1 hardly fires but on label 3, and skips label 2."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 4
+    steady = np.maximum(labels + 1.5 * rng.normal(size=120), 0.05)
+    skipping = np.where(labels == 2, 0.0, np.array([0.0, 0.6, 0.0, 6.0])[labels] + 0.1 * rng.random(120))
+    activations = np.stack([steady, skipping], axis=1).astype(np.float32)
+    store = write_planted_store(tmp_path / "store", [activations], labels)
+    command = ["--input", str(store), "--output", str(tmp_path / "results"), "--max-fpr", "1"]
+    assert main([*command, "--permutations", "20", "--workers", "1"]) == 0
+    read = read_results(tmp_path / "results")
+    first, second = read.features
+    assert (first.feature_id, first.passes_filters, second.passes_filters) == (0, True, False)
+    assert read.failed_filters(second) == ["monotonicity"]
+    assert read.first_by_metric is second
+    told = capsys.readouterr().out
+    assert (
+        "features that pass the filters come first, here 1. The best interpretability_score is that" in told
+    )
+    assert f"of {second.key}, {second.train['interpretability_score']:.2f}, which fails monotonicity" in told
+    assert f"{second.key:<16} -m " in told
+
+
+def test_a_handful_of_held_out_sentences_is_told(tmp_path, capsys):
+    labels = np.arange(40) % 4
+    rng = np.random.default_rng(0)
+    dense = (rng.random((40, 6)) * (labels[:, None] + 1)).astype(np.float32)
+    store = write_planted_store(tmp_path / "store", [dense], labels)
+    assert main(["--input", str(store), "--output", str(tmp_path / "r"), "--permutations", "0"]) == 0
+    assert "only 2 held-out sentences of label 3 and 2 of label 0" in capsys.readouterr().out
 
 
 def test_noise_passes_no_filter(tmp_path):

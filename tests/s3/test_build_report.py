@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_common.files import read_json
+from pipeline_common.files import read_json, write_json
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.analyze_features import main as analyze
 from s2_find_top_features.ranked_features import read_results
@@ -92,6 +92,28 @@ def test_the_page_shows_what_the_files_say(page: Page) -> None:
     ):
         assert words in page.text
     assert "Demonstration" not in page.text
+
+
+def test_limits_that_the_sentences_break_stand_in_the_verdict(inputs, page, tmp_path, capsys) -> None:
+    store = read_json(Path(inputs[inputs.index("--s1-data") + 1]) / "manifest.json", "manifest")
+    audit = tmp_path / "lies_audit.json"
+    told = "99.2% of sentences have a neighbour <b>"
+    write_json(audit, {"input_sha256": store["input"]["sha256"], "broken_limits": [told]})
+    broken = build(inputs, tmp_path / "broken.html", "--audit", str(audit))
+    assert "The sentences break limits of stage 0's audit" in broken.text
+    assert told in broken.text
+    assert "--audit lies_audit.json" in broken.text
+    write_json(audit, {"input_sha256": store["input"]["sha256"], "broken_limits": []})
+    sound = build(inputs, tmp_path / "sound.html", "--audit", str(audit))
+    for one in (sound, page):
+        assert "break limits" not in one.text
+    write_json(audit, {"input_sha256": "f" * 64, "broken_limits": []})
+    assert main([*inputs, "--output", str(tmp_path / "other.html"), "--audit", str(audit)]) == 1
+    assert "an audit of other sentences than those of" in capsys.readouterr().err
+    write_json(audit, {"input_sha256": 7})
+    assert main([*inputs, "--output", str(tmp_path / "other.html"), "--audit", str(audit)]) == 1
+    assert "input_sha256: expected a text, found 7; run audit_dataset.py" in capsys.readouterr().err
+    assert not (tmp_path / "other.html").exists()
 
 
 def test_every_ranked_feature_has_a_row_and_the_best_a_section(page: Page) -> None:
