@@ -7,7 +7,7 @@ DEMO_CONFIG := s1_compute_all_features/demo_model/demo_configurations.json
 .PHONY: demo test test-browser test-slow check audit format install clean
 
 install: $(if $(findstring .venv-uv,$(UV)),$(UV))
-	$(UV) sync --quiet
+	$(UV) sync
 
 .venv-uv/bin/uv:
 	python3 -m venv .venv-uv
@@ -24,7 +24,7 @@ test-browser: install
 	REQUIRE_BROWSER=1 $(UV) run --no-sync pytest -m browser
 
 test-slow: install
-	$(UV) run --no-sync pytest -m "slow and not gpu and not network" --ignore=tests/docs --ignore=tests/faults
+	$(UV) run --no-sync pytest -m "slow and not gpu and not network"
 
 check: install
 	$(UV) run --no-sync ruff check .
