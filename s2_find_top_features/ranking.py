@@ -1,6 +1,8 @@
 """The ranking: one pass over all SAEs that scores every feature on train and keeps the best."""
 
-from collections.abc import Callable, Mapping
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +12,7 @@ from s1_compute_all_features.feature_store import FeatureStore, SparseActivation
 from s2_find_top_features.bootstrap_bounds import Outlook
 from s2_find_top_features.candidates import Candidates
 from s2_find_top_features.feature_metrics import LabelledColumns, firing_threshold, metrics_of_split, rates
-from s2_find_top_features.scoring import RankingSettings, Scores, Split, score_features
+from s2_find_top_features.scoring import RankingSettings, Scores, Split, joined_metrics, score_features
 from s2_find_top_features.significance import (
     NullStatistics,
     Permutations,
@@ -21,6 +23,9 @@ from s2_find_top_features.significance import (
 from s2_find_top_features.sparse_columns import SparseColumns
 from s2_find_top_features.stability import BootstrapTops
 from s2_find_top_features.threads import in_threads
+
+_VALUES_AT_ONCE = 2**21
+"""Stored values of an SAE that are scored at a time, however many sentences there are."""
 
 N_FALLING = 20
 """How many features that fall with the label are listed."""
@@ -90,14 +95,26 @@ def rank_features(
         sae = store.saes[position]
         activations = store.pooled_activations(sae, settings.pooling)
         columns = _columns(activations, split.train)
-        data = LabelledColumns(columns, split.labels)
-        scores = score_features(data, split.fold, settings.rank_by, settings.thresholds)
+        held_out = _columns(activations, ~split.train) if record is not None else None
+        scores, held_out_metrics, nulls, outlooks = [], [], [], []
+        for first, end in columns.runs(_VALUES_AT_ONCE):
+            run = columns.between(first, end)
+            data = LabelledColumns(run, split.labels)
+            scores.append(score_features(data, split.fold, settings.rank_by, settings.thresholds))
+            if held_out is not None:
+                unseen = LabelledColumns(held_out.between(first, end), split.held_out_labels)
+                rates_unseen = rates(unseen, firing_threshold(data))
+                held_out_metrics.append(metrics_of_split(unseen, *rates_unseen))
+            if permutations is not None:
+                nulls.append(null_statistics(run, permutations))
+            if tops is not None:
+                outlooks.append(tops.outlook(run))
+        of_all = Scores.joined(scores)
         if record is not None:
-            held_out = LabelledColumns(_columns(activations, ~split.train), split.held_out_labels)
-            rates_held_out = rates(held_out, firing_threshold(data))
-            record(sae, scores.metrics, metrics_of_split(held_out, *rates_held_out), scores.passing)
-        ranking = _rank_sae(position, activations, columns, scores, permutations, settings)
-        return _OfSae(ranking, columns, tops.outlook(columns) if tops is not None else None)
+            record(sae, of_all.metrics, joined_metrics(held_out_metrics), of_all.passing)
+        n_fixed = 0 if permutations is None else permutations.n_fixed
+        ranking = _rank_sae(position, activations, columns, of_all, nulls, n_fixed, settings)
+        return _OfSae(ranking, columns, Outlook.joined(outlooks) if tops is not None else None)
 
     total: Ranking | None = None
     for position, outcome in enumerate(in_threads(of_sae, range(len(store.saes)), settings.n_workers)):
@@ -129,12 +146,14 @@ def _rank_sae(
     activations: SparseActivations,
     columns: SparseColumns,
     scores: Scores,
-    permutations: Permutations | None,
+    nulls: Sequence[tuple[NullStatistics, np.ndarray]],
+    n_fixed: int,
     settings: RankingSettings,
 ) -> Ranking:
     null, statistic = None, np.full(columns.n_features, np.nan)
-    if permutations is not None:
-        null, statistic = null_statistics(columns, permutations)
+    if nulls:
+        null = functools.reduce(operator.add, (of_run for of_run, _ in nulls))
+        statistic = np.concatenate([values for _, values in nulls])
 
     def candidates(order: np.ndarray, n_best: int) -> Candidates:
         best = np.lexsort((order[:, 1], order[:, 0]))[:n_best]
@@ -158,7 +177,7 @@ def _rank_sae(
         n_active=int((columns.n_active > 0).sum()),
         n_passing=int(scores.passing.sum()),
         null=null,
-        n_fixed=0 if permutations is None else permutations.n_fixed,
+        n_fixed=n_fixed,
     )
 
 

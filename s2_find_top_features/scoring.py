@@ -1,5 +1,6 @@
 """How features are scored and ordered on train, and what decides it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +106,20 @@ class Scores:
     metrics: dict[str, np.ndarray]
     passing: np.ndarray
     order: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Scores]") -> "Scores":
+        """Those of several runs of features, one after the other."""
+        return cls(
+            joined_metrics([part.metrics for part in parts]),
+            np.concatenate([part.passing for part in parts]),
+            np.concatenate([part.order for part in parts]),
+        )
+
+
+def joined_metrics(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Metrics, each [n_features of the part], of several runs of features as one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def score_features(data: LabelledColumns, fold: np.ndarray, rank_by: str, thresholds: Thresholds) -> Scores:

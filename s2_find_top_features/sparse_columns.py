@@ -7,6 +7,7 @@ them account for the zeros in closed form. n is the number of sentences looked a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -107,6 +108,17 @@ class SparseColumns:
         return SparseColumns(
             number[self.feature[kept]], self.value[kept], self.row[kept], self.n, int(wanted.sum())
         )
+
+    def runs(self, n_values: int) -> list[tuple[int, int]]:
+        """Runs of features, each of about so many stored values, or of one feature: (first, last + 1)."""
+        edges = np.flatnonzero(np.diff(self.starts[:-1] // n_values)) + 1
+        return list(pairwise([0, *edges.tolist(), self.n_features]))
+
+    def between(self, first: int, end: int) -> "SparseColumns":
+        """The features from ``first`` to ``end`` - 1, renumbered."""
+        values = slice(int(self.starts[first]), int(self.starts[end]))
+        feature = self.feature[values] - np.int32(first)
+        return SparseColumns(feature, self.value[values], self.row[values], self.n, end - first)
 
     @cached_property
     def n_active(self) -> np.ndarray:

@@ -109,11 +109,9 @@ class BootstrapTops:
         self._waiting = []
         sae, feature_id = np.repeat(saes, [len(part) for part in ids]), np.concatenate(ids)
         columns, contends = SparseColumns.joined(parts), np.concatenate(contending)
-        portion = columns.starts[:-1] // _VALUES_AT_ONCE
-        for one in np.unique(portion):
-            of_portion = portion == one
-            some = columns.select(of_portion)
-            self._score(sae[of_portion], feature_id[of_portion], some, contends[of_portion])
+        for first, end in columns.runs(_VALUES_AT_ONCE):
+            run = slice(first, end)
+            self._score(sae[run], feature_id[run], columns.between(first, end), contends[run])
 
     def _score(
         self, sae: np.ndarray, feature_id: np.ndarray, columns: SparseColumns, contends: np.ndarray

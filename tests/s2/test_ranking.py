@@ -90,6 +90,27 @@ def test_saes_in_pieces_rank_as_one(store, tmp_path):
             np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("n_values", [1, 50, 700])
+def test_an_sae_scored_run_by_run_ranks_as_one(store, n_values, monkeypatch):
+    def analysed():
+        recorded = []
+        tops = BootstrapTops(Split.of(store), SETTINGS)
+        ranking = rank_features(store, SETTINGS, tops=tops, record=lambda *one: recorded.append(one))
+        recorded.sort(key=lambda one: one[0].name)  # threads record in any order
+        tables = [table for _, train, held_out, passing in recorded for table in (train, held_out)]
+        return [
+            *everything(ranking),
+            *(values for table in tables for values in table.values()),
+            *(passing for *_, passing in recorded),
+            tops.share(ranking.top),
+        ]
+
+    whole = analysed()
+    monkeypatch.setattr("s2_find_top_features.ranking._VALUES_AT_ONCE", n_values)
+    for first, second in zip(whole, analysed(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 def test_the_best_of_fewer_are_the_first_of_more(store):
     few, many = (rank_features(store, replace(SETTINGS, top_n=n)).top for n in (4, 100))
     assert (len(few), len(many)) == (4, 100)
