@@ -266,6 +266,10 @@ def _resolve_device(name: str) -> tuple[str, str]:
     return name, f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
 
 
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
+
+
 def _announce(stores: "Sequence[PreparedStore]", saes: "Sequence[LocatedSae]") -> None:
     from s1_compute_all_features.store_preparation import check_room
 
@@ -275,16 +279,16 @@ def _announce(stores: "Sequence[PreparedStore]", saes: "Sequence[LocatedSae]") -
     n_held_out = sum(int(split.held_out.sum()) for split in splits)
     n_groups = sum(len(set(split.groups.tolist())) for split in splits)
     logger.info(
-        "%d sentences%s, %d tokens, %d layers, %d SAEs; about %.2f GB of SAE weights to read per unit of "
-        "work, %.2f GB to write, %.1f GB free",
+        "%d sentences%s, %d tokens, %d layers, %d SAEs; about %s of SAE weights to read per unit of work, "
+        "%s to write, %s free",
         sum(store.manifest["n_sentences"] for store in stores),
-        f" in {n_groups} groups of near-duplicates ({n_held_out} held out)" if labelled else "",
+        f" in {n_groups} groups ({n_held_out} held out)" if labelled else "",
         sum(store.manifest["n_tokens"] for store in stores),
         len(stores[0].task.layers),
         len(saes),
-        sum(located.n_bytes for located in saes) / 1e9,
-        n_bytes / 1e9,
-        free / 1e9,
+        _size(sum(located.n_bytes for located in saes)),
+        _size(n_bytes),
+        _size(free),
     )
     if stores[0].manifest["model"]["demonstration"]:
         logger.info(

@@ -52,6 +52,9 @@ METRICS = (
 prefix ``held_out_``."""
 
 SMALLER_IS_BETTER = ("fpr",)
+FILTER_LETTERS = {"pearson": "r", "tpr": "t", "fpr": "f", "monotonicity": "m"}
+"""The metrics that are filtered on, and their letters in tables."""
+
 VERDICTS = {
     "beats": "the best feature beats bag of words",
     "loses": "the best feature loses to bag of words",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from s2_find_top_features.ranked_features import VERDICTS, RankedFeature, RankedResults
+from s2_find_top_features.ranked_features import FILTER_LETTERS, VERDICTS, RankedFeature, RankedResults
 
 _SHOWN = (
     ("score", "interpretability_score"),
@@ -20,7 +20,6 @@ _BASELINES = {
     "logistic_probe": "logistic probe",
     "random_directions": "random directions",
 }
-_FILTER_LETTERS = {"pearson": "r", "tpr": "t", "fpr": "f", "monotonicity": "m"}
 _FILTER_KEY = "filter: what fails: r pearson, t TPR, f FPR, m monotonic"
 _NAME_WIDTH = 38
 
@@ -185,7 +184,7 @@ def _table(results: RankedResults, features: Sequence[RankedFeature], one_per_fa
         family = "" if feature.family is None else str(feature.family)
         if not feature.is_representative and not one_per_family:
             family = f"={family}"
-        failed = "".join(_FILTER_LETTERS[name] for name in results.failed_filters(feature))
+        failed = "".join(FILTER_LETTERS[name] for name in results.failed_filters(feature))
         passed = "pass" if feature.passes_filters else f"-{failed}"
         line = f"{feature.rank:>4} {feature.key:<16} {passed:<6} {family:>3} {train} |          {held_out}"
         line += f"{interval:>13} | {_number(evidence['q_value'], 3):>5} {_number(evidence['fwer_p'], 3):>5}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from s1_compute_all_features.feature_store import pool_dense
-from s2_find_top_features.ranked_features import RankedFeature, RankedResults
+from s2_find_top_features.ranked_features import FILTER_LETTERS, RankedFeature, RankedResults
 from s3_feature_activation_graphs.activation_summary import summarise
 from s3_feature_activation_graphs.feature_traces import Traces
 from s3_feature_activation_graphs.report_charts import anchor, interval_bar, shade, strip_chart
@@ -120,6 +120,7 @@ def ranked_rows(
             "feature_id": feature.feature_id,
             "passes_filters": feature.passes_filters,
             "failed_filters": ", ".join(results.failed_filters(feature)),
+            "failed_letters": "".join(FILTER_LETTERS[name] for name in results.failed_filters(feature)),
             "strongest_label": strongest_label(feature),
             "score": feature.train[metric],
             "held_out_score": feature.held_out[metric],
