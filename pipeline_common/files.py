@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -282,7 +283,10 @@ def npy_header(stream: IO[bytes], n_bytes: int) -> tuple[tuple[int, ...], bool, 
     }.get(version)
     if read is None:
         raise ValueError(f"NPY version {version}")
-    shape, by_columns, dtype = read(stream)
+    try:
+        shape, by_columns, dtype = read(stream)
+    except (SyntaxError, tokenize.TokenError) as error:  # NumPy reads the header as a Python expression
+        raise ValueError(f"a damaged NPY header: {error}") from None
     n_values = n_bytes - stream.tell()
     if dtype.hasobject:
         raise ValueError("an array of objects, which only pickle could read")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline_common.errors import UserError
-from pipeline_common.files import read_npz, sha256_of_file, write_npz
+from pipeline_common.files import npy_header, read_npz, sha256_of_file, write_npz
 
 ARRAYS = {
     "X": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -110,6 +110,25 @@ def write_header(path, shape, n_values_there, compress=zipfile.ZIP_STORED):
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
     with zipfile.ZipFile(path, "w", compress) as archive:
         archive.writestr("X.npy", header.getvalue() + bytes(8 * n_values_there))
+
+
+@pytest.mark.parametrize("byte", b"\x00'(\n\xff")
+def test_a_damaged_header_is_refused_or_says_the_same(byte, tmp_path):
+    """Wherever the byte falls in it: NumPy parses the header as Python, whose errors differ by version."""
+    path = tmp_path / "a.npz"
+    write_header(path, (2, 2), 4)
+    whole = path.read_bytes()
+    start, end = whole.index(b"\x93NUMPY"), whole.index(b"\n", whole.index(b"\x93NUMPY"))
+    n_refused = 0
+    for place in range(start, end):
+        content = bytearray(whole)
+        content[place] = byte
+        stream = io.BytesIO(bytes(content[start : end + 1 + 32]))
+        try:
+            assert npy_header(stream, end + 1 + 32 - start)[0] == (2, 2)
+        except ValueError:
+            n_refused += 1
+    assert n_refused > 10
 
 
 @pytest.mark.parametrize("shape", [(10**6, 10**6), (2**40,), (3, 5), (0, 7), (-1, 4), (2**62, 4)])
