@@ -92,6 +92,8 @@ NOT_RUN = {
     "uv run python benchmarks/bench_rank.py --quick --json figures.json": SMALL_SIZE,
     "uv run python benchmarks/bench_plots.py": SMALL_SIZE,
     "uv run python benchmarks/bench_plots.py --quick --json figures.json": SMALL_SIZE,
+    "uv run python benchmarks/bench_scale.py": TRUE_SIZE,
+    "uv run python benchmarks/bench_scale.py --quick --json figures.json": TRUE_SIZE,
     "uv run python benchmarks/bench_sweep.py": SMALL_SIZE,
     "uv run python benchmarks/bench_sweep.py --quick --json figures.json": SMALL_SIZE,
 }
