@@ -313,12 +313,12 @@ def summarize(paths: Paths) -> str:
 
 
 def findings(summary: dict[str, Any]) -> list[str]:
-    """What the permutation null and the bag of words say of the ranking, a line each."""
+    """What the permutation null and the bag of words say of the ranking."""
     null, verdict = summary["significance"], summary["verdict"]
     lines = []
     if null is not None and null["n_tested"]:
-        count = f"{null['n_discoveries']:,} of {null['n_tested']:,} tested features"
-        lines.append(f"discoveries: {count} at q < {null['level']}")
+        n_found, n_tested = null["n_discoveries"], null["n_tested"]
+        lines.append(f"discoveries: {n_found:,} of {n_tested:,} tested features at q < {null['level']}")
     if verdict is not None:
         lines.append(f"verdict on the held-out sentences: {VERDICTS[verdict['word']]}")
     return lines
@@ -372,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"{arguments.config}: no such file; expected an SAE configuration file such as {shipped}"
         )
-    trait = None if arguments.trait is None else re.sub(r"\W+", "_", arguments.trait.strip().lower())
+    trait = None if arguments.trait is None else re.sub(r"\W+", "_", arguments.trait.lower()).strip("_")
     csv = arguments.input.resolve() if trait is None else S0 / "expanded_data" / f"{trait}.csv"
     seeds = S0 / "initial_hendrycks_data" / csv.name
     if not csv.is_file() and (trait is None or not seeds.exists()):
@@ -387,10 +387,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     watch = Stopwatch()
     run_stage(data_stage(paths, arguments.trait, arguments.definition), paths.state)
     later = (extraction_stage, ranking_stage, plotting_stage, dataset_stage, training_stage, sweep_stage)
-    for stage_of in (*later, report_stage):
-        run_stage(
-            stage_of(paths), paths.state
-        )  # made when the earlier ones are done: some read their results
+    for stage_of in (*later, report_stage):  # each is made when it is due: some read earlier results
+        run_stage(stage_of(paths), paths.state)
     print(summarize(paths))
     print(f"in all {watch.seconds:.0f} s")
     print(f"report: {os.path.relpath(paths.report)}")

@@ -46,6 +46,12 @@ def rows_of(path):
         return list(csv.DictReader(handle))
 
 
+def all_but_label_3(request):
+    if not request.is_labelling and "texts of label 3" in request.text:
+        return chat_reply(None, refusal="no")
+    return plausible_reply(request)
+
+
 def without_option(arguments, name):
     place = arguments.index(name)
     return arguments[:place] + arguments[place + 2 :]
@@ -202,12 +208,7 @@ def test_raters_that_tie_on_and_on_end_in_exit_1_and_a_later_run_goes_on(
 def test_a_shortfall_is_told_with_exit_1_keeps_what_there_is_and_the_next_run_goes_on(
     server, arguments, tmp_path, capsys
 ):
-    def respond(request):
-        if not request.is_labelling and "texts of label 3" in request.text:
-            return chat_reply(None, refusal="no")
-        return plausible_reply(request)
-
-    server.respond = respond
+    server.respond = all_but_label_3
     assert expand_dataset.main(arguments) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     temporary = tmp_path / "out" / "dishonesty_temp"
@@ -223,12 +224,7 @@ def test_a_shortfall_is_told_with_exit_1_keeps_what_there_is_and_the_next_run_go
 
 
 def test_a_shortfall_can_be_accepted(server, arguments, tmp_path, capsys):
-    def respond(request):
-        if not request.is_labelling and "texts of label 3" in request.text:
-            return chat_reply(None, refusal="no")
-        return plausible_reply(request)
-
-    server.respond = respond
+    server.respond = all_but_label_3
     assert expand_dataset.main(arguments) == 1
     assert "or with --accept-shortfall to end with what there is" in capsys.readouterr().err
     assert expand_dataset.main([*arguments, "--accept-shortfall"]) == 0
@@ -245,12 +241,7 @@ def test_a_shortfall_can_be_accepted(server, arguments, tmp_path, capsys):
 def test_replies_to_other_requests_are_not_used_and_that_is_told_before_any_is_asked(
     server, arguments, caplog
 ):
-    def respond(request):
-        if not request.is_labelling and "texts of label 3" in request.text:
-            return chat_reply(None, refusal="no")
-        return plausible_reply(request)
-
-    server.respond = respond
+    server.respond = all_but_label_3
     assert expand_dataset.main(arguments) == 1
     assert expand_dataset.main(arguments) == 1
     assert not any("other requests" in message for message in caplog.messages)
