@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,62 +23,36 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action)
 
 
-def positive_int(text: str) -> int:
-    """An integer of at least 1.
+def number_type(kind: type[Number], low: Number, high: Number | None = None) -> Callable[[str], Number]:
+    """An argparse type: a number from ``low``, to ``high`` where that is given, both included.
 
-    Raises:
-        argparse.ArgumentTypeError: it is not.
+    Args:
+        kind: int or float.
+        low: the smallest.
+        high: the largest; None for no limit.
+
+    Returns:
+        A function that raises `argparse.ArgumentTypeError` for any other text, NaN among it.
     """
-    value = _number(text, int)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+
+    def number(text: str) -> Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            what = "an integer" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+        if not (low <= value and (high is None or value <= high)):
+            limits = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
+        return value
+
+    return number
 
 
-def count(text: str) -> int:
-    """An integer of at least 0.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not.
-    """
-    value = _number(text, int)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
-    return value
-
-
-def fraction(text: str) -> float:
-    """A number from 0 to 1.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not.
-    """
-    value = _number(text, float)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def correlation(text: str) -> float:
-    """A number from -1 to 1.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not.
-    """
-    value = _number(text, float)
-    if not -1 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between -1 and 1")
-    return value
-
-
-def _number(text: str, kind: type[Number]) -> Number:
-    try:
-        return kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not {'an integer' if kind is int else 'a number'}"
-        ) from None
-
+positive_int = number_type(int, 1)
+count = number_type(int, 0)
+fraction = number_type(float, 0, 1)
+correlation = number_type(float, -1, 1)
 
 MAX_INDEX = 9999
 

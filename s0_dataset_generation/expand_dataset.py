@@ -11,6 +11,7 @@ from pipeline_common.errors import exit_codes, on_interrupt
 from s0_dataset_generation.generation_arguments import (
     AFTER_INTERRUPT,
     add_count_arguments,
+    add_output_arguments,
     add_rater_argument,
     add_trait_arguments,
     label_counts,
@@ -47,12 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output-name",
         help="name of the result without .csv (default: the trait; with _generated where that exists)",
     )
-    parser.add_argument(
-        "--keep-temp",
-        action="store_true",
-        help="keep the unlabelled sentences and the reply journal after success",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing result of that name")
+    add_output_arguments(parser, "the unlabelled sentences and the reply journal", "result of that name")
     add_rater_argument(parser)
     add_llm_arguments(parser)
     return parser

@@ -11,6 +11,7 @@ from pipeline_common.errors import exit_codes, on_interrupt
 from s0_dataset_generation.generation_arguments import (
     AFTER_INTERRUPT,
     add_count_arguments,
+    add_output_arguments,
     add_trait_arguments,
     journal_beside,
     label_counts,
@@ -41,8 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output-file", type=Path, required=True, help="CSV to write: sentence,intended_label"
     )
-    parser.add_argument("--keep-temp", action="store_true", help="keep the reply journal after success")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing --output-file")
+    add_output_arguments(parser, "the reply journal", "--output-file")
     add_llm_arguments(parser)
     return parser
 

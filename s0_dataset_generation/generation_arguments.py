@@ -44,6 +44,12 @@ def add_count_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_output_arguments(parser: argparse.ArgumentParser, kept: str, replaced: str) -> None:
+    """``--keep-temp`` and ``--overwrite``; what they keep and replace stands in the help."""
+    parser.add_argument("--keep-temp", action="store_true", help=f"keep {kept} after success")
+    parser.add_argument("--overwrite", action="store_true", help=f"replace an existing {replaced}")
+
+
 def add_rater_argument(parser: argparse.ArgumentParser) -> None:
     """``--raters``."""
     parser.add_argument(

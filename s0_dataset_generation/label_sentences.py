@@ -11,6 +11,7 @@ from pipeline_common.command_line import HelpFormatter, Stopwatch, configure_log
 from pipeline_common.errors import UserError, exit_codes, on_interrupt
 from s0_dataset_generation.generation_arguments import (
     AFTER_INTERRUPT,
+    add_output_arguments,
     add_rater_argument,
     add_trait_arguments,
     journal_beside,
@@ -49,8 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output-file", type=Path, required=True, help="CSV to write: sentence,concept_strength_label"
     )
-    parser.add_argument("--keep-temp", action="store_true", help="keep the reply journal after success")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing --output-file")
+    add_output_arguments(parser, "the reply journal", "--output-file")
     add_rater_argument(parser)
     add_llm_arguments(parser)
     return parser

@@ -97,7 +97,9 @@ def _optimism(results: RankedResults) -> dict[str, str]:
     n_features, n_passing = results.summary["n_features"], results.summary["n_passing"]
     among = f"the best of {n_features:,}"
     if best.passes_filters:
-        among = f"the best of the {n_passing:,} of {n_features:,} that pass the filters"
+        among = f"the best of {n_passing:,} that pass the filters, out of {n_features:,}"
+    if best.passes_filters and n_passing == 1:
+        among = f"the only one of {n_features:,} that passes the filters"
     text = (
         f"The {metric.replace('_', ' ')} of feature {best.key} is {number(train)} on the train sentences, "
         f"where it was chosen as {among}, and {number(held_out)}{span} on the held-out ones, which count."

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pipeline_common.command_line import (
     configure_logging,
     count,
     index_ranges,
+    number_type,
     positive_int,
     settings_line,
     usable_cores,
@@ -104,13 +104,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         "--figsize",
-        type=inches,
+        type=number_type(float, 1, 100),
         nargs=2,
         default=(14.0, 6.0),
         metavar=("WIDTH", "HEIGHT"),
         help="size of a sentence's picture in inches; it grows where something would be cut",
     )
-    add("--dpi", type=dots_per_inch, default=150, metavar="N", help="pixels per inch, 30 to 600")
+    add("--dpi", type=number_type(int, 30, 600), default=150, metavar="N", help="pixels per inch, 30 to 600")
     add(
         "--max-token-len",
         type=positive_int,
@@ -144,33 +144,6 @@ def feature_keys(text: str) -> list[FeatureKey]:
             f"{len(keys)} features; at most {MAX_FEATURES} lines can be told apart"
         )
     return keys
-
-
-def inches(text: str) -> float:
-    """Argparse type: a length from 1 to 100 inches.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 1 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of inches between 1 and 100")
-    return value
-
-
-def dots_per_inch(text: str) -> int:
-    """Argparse type: a resolution from 30 to 600.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not.
-    """
-    value = positive_int(text)
-    if not 30 <= value <= 600:
-        raise argparse.ArgumentTypeError(f"{text} is not between 30 and 600")
-    return value
 
 
 @exit_codes

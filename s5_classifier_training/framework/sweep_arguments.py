@@ -5,7 +5,7 @@ import math
 from typing import TYPE_CHECKING
 
 from concept_evaluation.logistic import PENALTIES
-from pipeline_common.command_line import count, positive_int, usable_cores
+from pipeline_common.command_line import count, number_type, positive_int, usable_cores
 from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import EMBEDDINGS, POOLINGS
 from s5_classifier_training.framework.estimators import ESTIMATORS
@@ -28,7 +28,9 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
         "--penalties", nargs="+", type=penalty, default=list(PENALTIES), metavar="C",
         help="inverse penalties that logistic chooses from, inside the train rows of each fold",
     )  # fmt: skip
-    parser.add_argument("--folds", type=at_least_two, default=5, help="of the cross-validation on train")
+    parser.add_argument(
+        "--folds", type=number_type(int, 2), default=5, help="of the cross-validation on train"
+    )
     parser.add_argument("--seed", type=count, default=0, help="of folds, estimators and bootstrap")
     parser.add_argument(
         "--workers", type=positive_int, default=usable_cores(), help="layers in work at a time (logistic)"
@@ -76,18 +78,6 @@ def penalty(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
-def at_least_two(text: str) -> int:
-    """An integer of at least 2.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not.
-    """
-    value = positive_int(text)
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 2")
     return value
 
 

@@ -81,8 +81,8 @@ def test_the_page_shows_what_the_files_say(page: Page) -> None:
         "Cannot tell",
         "feature 1:24:3 0.61 [0.46, 0.75], bag of words 0.72 [0.55, 0.88]. Difference, paired [-0.30, 0.10].",
         "Optimism 0.65",
-        "is 0.90 on the train sentences, where it was chosen as the best of the 3 of 256 that pass "
-        "the filters, and 0.25 [0.01, 0.01]",
+        "is 0.90 on the train sentences, where it was chosen as the best of 3 that pass the filters, out of "
+        "256, and 0.25 [0.01, 0.01]",
         "It need not be the concept",
         "no train sentence has label 9 <b>",
         "logistic, mean pooling: best by cross-validation on train at layer 0, "
