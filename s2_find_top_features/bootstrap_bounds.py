@@ -47,13 +47,6 @@ class Outlook:
     may_pass: np.ndarray
     score: np.ndarray
 
-    @classmethod
-    def joined(cls, parts: "Sequence[Outlook]") -> "Outlook":
-        """That of several runs of features, one after the other."""
-        return cls(
-            np.concatenate([part.may_pass for part in parts]), np.concatenate([part.score for part in parts])
-        )
-
 
 @dataclass(frozen=True)
 class Bootstraps:

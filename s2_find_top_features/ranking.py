@@ -20,7 +20,7 @@ from s2_find_top_features.significance import (
     null_statistics,
     permute_labels,
 )
-from s2_find_top_features.sparse_columns import SparseColumns
+from s2_find_top_features.sparse_columns import SparseColumns, feature_runs
 from s2_find_top_features.stability import BootstrapTops
 from s2_find_top_features.threads import in_threads
 
@@ -59,11 +59,15 @@ class Ranking:
 
 @dataclass(frozen=True)
 class _OfSae:
-    """What the pass takes from one SAE: its ranking, its train columns, their outlook in the bootstraps."""
+    """What the pass takes from one SAE.
+
+    Attributes:
+        ranking: of its features.
+        contenders: first feature, train columns and outlook in the bootstraps of each run of features.
+    """
 
     ranking: Ranking
-    columns: SparseColumns
-    outlook: Outlook | None
+    contenders: list[tuple[int, SparseColumns, Outlook]]
 
 
 def rank_features(
@@ -94,32 +98,31 @@ def rank_features(
     def of_sae(position: int) -> _OfSae:
         sae = store.saes[position]
         activations = store.pooled_activations(sae, settings.pooling)
-        columns = _columns(activations, split.train)
-        held_out = _columns(activations, ~split.train) if record is not None else None
-        scores, held_out_metrics, nulls, outlooks = [], [], [], []
-        for first, end in columns.runs(_VALUES_AT_ONCE):
-            run = columns.between(first, end)
-            data = LabelledColumns(run, split.labels)
+        lengths = np.bincount(activations.indices, minlength=sae.d_sae)
+        scores, held_out_metrics, nulls, contenders = [], [], [], []
+        for run in feature_runs(lengths, _VALUES_AT_ONCE):
+            columns = _columns(activations, split.train, run)
+            data = LabelledColumns(columns, split.labels)
             scores.append(score_features(data, split.fold, settings.rank_by, settings.thresholds))
-            if held_out is not None:
-                unseen = LabelledColumns(held_out.between(first, end), split.held_out_labels)
+            if record is not None:
+                unseen = LabelledColumns(_columns(activations, ~split.train, run), split.held_out_labels)
                 rates_unseen = rates(unseen, firing_threshold(data))
                 held_out_metrics.append(metrics_of_split(unseen, *rates_unseen))
             if permutations is not None:
-                nulls.append(null_statistics(run, permutations))
+                nulls.append(null_statistics(columns, permutations))
             if tops is not None:
-                outlooks.append(tops.outlook(run))
+                contenders.append((run[0], columns, tops.outlook(columns)))
         of_all = Scores.joined(scores)
         if record is not None:
             record(sae, of_all.metrics, joined_metrics(held_out_metrics), of_all.passing)
         n_fixed = 0 if permutations is None else permutations.n_fixed
-        ranking = _rank_sae(position, activations, columns, of_all, nulls, n_fixed, settings)
-        return _OfSae(ranking, columns, Outlook.joined(outlooks) if tops is not None else None)
+        return _OfSae(_rank_sae(position, activations, of_all, nulls, n_fixed, settings), contenders)
 
     total: Ranking | None = None
     for position, outcome in enumerate(in_threads(of_sae, range(len(store.saes)), settings.n_workers)):
-        if tops is not None and outcome.outlook is not None:
-            tops.add(position, outcome.columns, outcome.outlook)
+        if tops is not None:
+            for first, columns, outlook in outcome.contenders:
+                tops.add(position, first, columns, outlook)
         total = outcome.ranking if total is None else _merged(total, outcome.ranking, settings.top_n)
         on_sae()
     if total is None or not total.n_active:
@@ -135,22 +138,20 @@ def rank_features(
     return total
 
 
-def _columns(activations: SparseActivations, keep: np.ndarray) -> SparseColumns:
-    return SparseColumns.from_csr(
-        activations.data, activations.indices, activations.indptr, activations.shape, keep
-    )
+def _columns(activations: SparseActivations, keep: np.ndarray, run: tuple[int, int]) -> SparseColumns:
+    csr = activations.data, activations.indices, activations.indptr, activations.shape
+    return SparseColumns.from_csr(*csr, keep, run)
 
 
 def _rank_sae(
     position: int,
     activations: SparseActivations,
-    columns: SparseColumns,
     scores: Scores,
     nulls: Sequence[tuple[NullStatistics, np.ndarray]],
     n_fixed: int,
     settings: RankingSettings,
 ) -> Ranking:
-    null, statistic = None, np.full(columns.n_features, np.nan)
+    null, statistic = None, np.full(len(scores.passing), np.nan)
     if nulls:
         null = functools.reduce(operator.add, (of_run for of_run, _ in nulls))
         statistic = np.concatenate([values for _, values in nulls])
@@ -173,8 +174,8 @@ def _rank_sae(
     return Ranking(
         top=candidates(scores.order, settings.top_n),
         falling=candidates(np.stack([np.zeros_like(falling), falling], axis=1), N_FALLING),
-        n_features=columns.n_features,
-        n_active=int((columns.n_active > 0).sum()),
+        n_features=len(scores.passing),
+        n_active=int((scores.metrics["density"] > 0).sum()),
         n_passing=int(scores.passing.sum()),
         null=null,
         n_fixed=n_fixed,

@@ -41,6 +41,7 @@ class SparseColumns:
         indptr: np.ndarray,
         shape: tuple[int, int],
         keep: np.ndarray | None = None,
+        features: tuple[int, int] | None = None,
     ) -> "SparseColumns":
         """From compressed sparse rows (SciPy's csr layout) of float32 values above zero.
 
@@ -50,15 +51,20 @@ class SparseColumns:
             indptr: [n + 1].
             shape: (n, n_features).
             keep: bool [n], the sentences to take, renumbered; None takes all.
+            features: first and last + 1 of the features to take, renumbered; None takes all.
         """
         row = np.repeat(np.arange(shape[0], dtype=np.int32), np.diff(indptr))
-        n = shape[0]
+        n, n_features = shape
+        if features is not None:
+            first, end = features
+            taken = np.flatnonzero((indices >= first) & (indices < end))
+            data, indices, row, n_features = data[taken], indices[taken] - first, row[taken], end - first
         if keep is not None:
             kept = np.flatnonzero(keep[row])
             data, indices = data[kept], indices[kept]
             row = (np.cumsum(keep, dtype=np.int32) - 1)[row[kept]]
             n = int(keep.sum())
-        return cls(*_sorted(data, indices, row, n, shape[1]), n, shape[1])
+        return cls(*_sorted(data, indices, row, n, n_features), n, n_features)
 
     @classmethod
     def from_dense(cls, activations: np.ndarray) -> "SparseColumns":
@@ -111,8 +117,7 @@ class SparseColumns:
 
     def runs(self, n_values: int) -> list[tuple[int, int]]:
         """Runs of features, each of about so many stored values, or of one feature: (first, last + 1)."""
-        edges = np.flatnonzero(np.diff(self.starts[:-1] // n_values)) + 1
-        return list(pairwise([0, *edges.tolist(), self.n_features]))
+        return feature_runs(self.n_active, n_values)
 
     def between(self, first: int, end: int) -> "SparseColumns":
         """The features from ``first`` to ``end`` - 1, renumbered."""
@@ -170,6 +175,18 @@ class SparseColumns:
         )
         n_zero = (self.n - self.n_active).astype(np.float64)
         return (float(self.n) ** 3 - self.n - cubes - (n_zero**3 - n_zero)) / 12
+
+
+def feature_runs(lengths: np.ndarray, n_values: int) -> list[tuple[int, int]]:
+    """Runs of features of about so many stored values each, or of one feature: (first, last + 1).
+
+    Args:
+        lengths: int [n_features], stored values of each.
+        n_values: of a run.
+    """
+    starts = np.cumsum(lengths) - lengths
+    edges = np.flatnonzero(np.diff(starts // n_values)) + 1
+    return list(pairwise([0, *edges.tolist(), len(lengths)]))
 
 
 def segment_sums(weights: np.ndarray, lengths: np.ndarray) -> np.ndarray:

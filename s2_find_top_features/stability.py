@@ -53,29 +53,30 @@ class BootstrapTops:
         data = LabelledColumns(columns, self._bootstraps.labels)
         return outlook(data, self._bootstraps, self._settings.rank_by, self._settings.thresholds)
 
-    def add(self, sae: int, columns: SparseColumns, outlook: Outlook) -> None:
-        """Let an SAE's features contend. SAEs come in store order.
+    def add(self, sae: int, first: int, columns: SparseColumns, outlook: Outlook) -> None:
+        """Let features of an SAE contend. SAEs come in store order, the features of each in theirs.
 
         Args:
             sae: position of the SAE in the store.
-            columns: its activations on the train sentences.
+            first: feature_id of the first of them.
+            columns: their activations on the train sentences.
             outlook: what `outlook` says of them.
         """
         contending = outlook.score < np.inf
-        first_sae = not any(len(order) for order, _, _ in self._tops)
-        if first_sae:  # the most hopeful come first and set the mark for the others
+        is_first = not any(len(order) for order, _, _ in self._tops)
+        if is_first:  # the most hopeful come first and set the mark for the others
             n_best = 2 * self._settings.top_n
             hopeful = np.lexsort((outlook.score, ~outlook.may_pass), axis=0)[:n_best]
             chosen = np.zeros_like(contending)
             np.put_along_axis(chosen, hopeful, True, axis=0)
-            self._wait(sae, columns, chosen & contending)
+            self._wait(sae, first, columns, chosen & contending)
             self._score_waiting()
             contending &= ~chosen
         passes, score = self._mark()
-        # Equal scores keep the store's order, so a later SAE's feature that only draws level stays out.
-        behind = outlook.score > score if first_sae else outlook.score >= score
+        # Equal scores keep the store's order, so a later feature that only draws level stays out.
+        behind = outlook.score > score if is_first else outlook.score >= score
         contending &= np.where(outlook.may_pass, passes & behind, passes | behind) == 0
-        self._wait(sae, columns, contending)
+        self._wait(sae, first, columns, contending)
         if sum(len(waiting.value) for _, _, waiting, _ in self._waiting) > _VALUES_WAITING:
             self._score_waiting()
 
@@ -96,10 +97,10 @@ class BootstrapTops:
         marks = np.array(last)
         return marks[:, 0] == 0, marks[:, 1]
 
-    def _wait(self, sae: int, columns: SparseColumns, contending: np.ndarray) -> None:
+    def _wait(self, sae: int, first: int, columns: SparseColumns, contending: np.ndarray) -> None:
         chosen = np.asarray(contending.any(axis=1))
         if chosen.any():
-            feature_ids = np.flatnonzero(chosen)
+            feature_ids = first + np.flatnonzero(chosen)
             self._waiting.append((sae, feature_ids, columns.select(chosen), contending[chosen]))
 
     def _score_waiting(self) -> None:

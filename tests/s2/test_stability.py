@@ -78,7 +78,7 @@ def _fewer_bootstraps(monkeypatch):
 def shares(split: Split, saes: list[SparseColumns], settings) -> np.ndarray:
     tops = BootstrapTops(split, settings)
     for position, columns in enumerate(saes):
-        tops.add(position, columns, tops.outlook(columns))
+        tops.add(position, 0, columns, tops.outlook(columns))
     sae, feature_id = np.divmod(np.arange(N_SAES * N_FEATURES), N_FEATURES)
     return tops.share(SimpleNamespace(sae=sae, feature_id=feature_id))
 
@@ -154,7 +154,7 @@ def test_stability_knows_noise_from_a_planted_feature():
     dense[:, 77] = plant(rng, split.labels, 2.0, 1.0)
     columns = SparseColumns.from_dense(np.ascontiguousarray(dense.T))
     tops = BootstrapTops(split, replace(SETTINGS, top_n=3))
-    tops.add(0, columns, tops.outlook(columns))
+    tops.add(0, 0, columns, tops.outlook(columns))
     share = tops.share(SimpleNamespace(sae=np.zeros(2000, dtype=int), feature_id=np.arange(2000)))
     assert share[77] == 1.0
     assert share.sum() == pytest.approx(3)
