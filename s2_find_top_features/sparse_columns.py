@@ -55,7 +55,7 @@ class SparseColumns:
         """
         row = np.repeat(np.arange(shape[0], dtype=np.int32), np.diff(indptr))
         n, n_features = shape
-        if features is not None:
+        if features is not None and features != (0, n_features):
             first, end = features
             taken = np.flatnonzero((indices >= first) & (indices < end))
             data, indices, row, n_features = data[taken], indices[taken] - first, row[taken], end - first
