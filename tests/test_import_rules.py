@@ -116,7 +116,10 @@ def test_importing_every_module_prints_nothing_and_writes_nothing(tmp_path):
         ("open('made.txt', 'w').close()", "open"),
         ("import logging\nlogging.basicConfig()", "set up logging"),
         ("import os\nos.chdir('..')", "changed the working directory"),
-        ("import threading\nthreading.Thread(target=input, daemon=True).start()", "started a thread"),
+        (
+            "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()",
+            "started a thread",
+        ),
     ],
 )
 def test_an_import_that_does_something_is_seen(source, message, tmp_path):

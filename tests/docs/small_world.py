@@ -116,6 +116,7 @@ def build_world(folder: Path, tiny_configuration: Path, base_url: str) -> tuple[
     (project / S1 / "demo_model" / tiny_configuration.name).rename(
         project / S1 / "demo_model" / "demo_configurations.json"
     )
+    widen_the_demo(project / S1 / "demo_model", write_params)
     for name, text in READERS_FILES.items():
         (project / name).write_text(text, encoding="utf-8")
     environment = environment_of_a_user(
@@ -129,6 +130,13 @@ def build_world(folder: Path, tiny_configuration: Path, base_url: str) -> tuple[
         OMP_NUM_THREADS="1",  # products this small are done before a second thread has woken up
     )
     return project, environment
+
+
+def widen_the_demo(folder: Path, write_params) -> None:
+    """SAEs of `D_SAE` features in place of the tiny ones: the shipped d4 asks for 100."""
+    content = json.loads((folder / "demo_configurations.json").read_text(encoding="utf-8"))
+    for number, sae in enumerate(content["saes"]):
+        write_params(folder / content["sae_root"] / sae["path"], d_model=16, d_sae=D_SAE, seed=number)
 
 
 def cut_gemma_scope(path: Path) -> dict:
