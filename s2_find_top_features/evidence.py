@@ -12,10 +12,13 @@ from s2_find_top_features.feature_metrics import LabelledColumns, firing_thresho
 from s2_find_top_features.neuronpedia import feature_url
 from s2_find_top_features.ranked_features import METRICS, RankedFeature
 from s2_find_top_features.ranking import Ranking
-from s2_find_top_features.scoring import RankingSettings, Split
+from s2_find_top_features.scoring import RankingSettings, Split, joined_metrics
 from s2_find_top_features.significance import fwer_p, q_values
 from s2_find_top_features.sparse_columns import SparseColumns
 from s2_find_top_features.stability import BootstrapTops
+
+_VALUES_AT_ONCE = 2**19
+"""Activations of candidates that are scored at a time, however many sentences there are."""
 
 FAMILY_CORRELATION = 0.8
 """A feature whose activations correlate at least so with a better feature's belongs to its family."""
@@ -48,7 +51,11 @@ def families(activations: np.ndarray) -> np.ndarray:
 def held_out_metrics(candidates: Candidates, split: Split) -> dict[str, np.ndarray]:
     """Metrics on the held-out sentences, with the firing thresholds of all of train: name to [n]."""
     data, threshold = _held_out(candidates, split)
-    return metrics_of_split(data, *rates(data, threshold))
+    parts = []
+    for first, end in data.columns.runs(_VALUES_AT_ONCE):
+        run = LabelledColumns(data.columns.between(first, end), data.labels)
+        parts.append(metrics_of_split(run, *rates(run, threshold[first:end])))
+    return joined_metrics(parts)
 
 
 def held_out_intervals(
@@ -74,9 +81,11 @@ def held_out_intervals(
     if len(np.unique(split.held_out_groups)) >= 2:
         for place, rows in enumerate(group_resamples(split.held_out_groups, N_RESAMPLES, seed)):
             times = np.bincount(rows, minlength=len(data.labels))
-            drawn = LabelledColumns(data.columns.resample(times), np.repeat(data.labels, times))
-            metrics = metrics_of_split(drawn, *rates(drawn, threshold))
-            samples[place] = [metrics[name] for name in names]
+            labels = np.repeat(data.labels, times)
+            for first, end in data.columns.runs(_VALUES_AT_ONCE):
+                drawn = LabelledColumns(data.columns.between(first, end).resample(times), labels)
+                metrics = metrics_of_split(drawn, *rates(drawn, threshold[first:end]))
+                samples[place, :, first:end] = [metrics[name] for name in names]
     return {name: percentile_intervals(samples[:, column]) for column, name in enumerate(names)}
 
 
@@ -116,9 +125,12 @@ def ranked_features(
 
 def _held_out(candidates: Candidates, split: Split) -> tuple[LabelledColumns, np.ndarray]:
     """The held-out sentences, and the firing thresholds of train."""
-    on_train = LabelledColumns(SparseColumns.from_dense(candidates.activations[:, split.train]), split.labels)
+    n_at_once = max(1, _VALUES_AT_ONCE // len(split.train))
+    strips = [slice(first, first + n_at_once) for first in range(0, len(candidates), n_at_once)]
+    on_train = (SparseColumns.from_dense(candidates.activations[strip][:, split.train]) for strip in strips)
+    thresholds = [firing_threshold(LabelledColumns(columns, split.labels)) for columns in on_train]
     held_out = SparseColumns.from_dense(candidates.activations[:, ~split.train])
-    return LabelledColumns(held_out, split.held_out_labels), firing_threshold(on_train)
+    return LabelledColumns(held_out, split.held_out_labels), np.concatenate(thresholds)
 
 
 def _described(

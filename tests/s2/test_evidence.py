@@ -8,6 +8,7 @@ import pytest
 from concept_evaluation.bootstrap import bootstrap_intervals
 from concept_evaluation.metrics import auroc
 from s1_compute_all_features.feature_store import FeatureStore
+from s2_find_top_features import evidence
 from s2_find_top_features.evidence import families, held_out_intervals, ranked_features
 from s2_find_top_features.ranking import rank_features
 from s2_find_top_features.scoring import Split
@@ -44,6 +45,14 @@ def test_the_planted_features_stay_and_noise_comes_and_goes(outcome):
     features = features_of(outcome)
     assert [feature.evidence["stability"] for feature in features[:2]] == [1.0, 1.0]
     assert features[2].evidence["stability"] < 0.8
+
+
+@pytest.mark.parametrize("n_values", [1, 100])
+def test_evidence_taken_run_by_run_is_the_same(outcome, n_values, monkeypatch):
+    monkeypatch.setattr(evidence, "N_RESAMPLES", 20)
+    whole = features_of(outcome)
+    monkeypatch.setattr(evidence, "_VALUES_AT_ONCE", n_values)
+    assert features_of(outcome) == whole
 
 
 def test_copies_are_one_family_with_the_better_as_representative(outcome):
