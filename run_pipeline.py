@@ -377,10 +377,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     seeds = S0 / "initial_hendrycks_data" / csv.name
     if not csv.is_file() and (trait is None or not seeds.exists()):
         traits = ", ".join(sorted(path.stem for path in csv.parent.glob("*.csv")))
-        missing = (
-            f", and no seeds at {seeds}; there are {traits}; USAGE.md of stage 0 tells how to add a trait"
-        )
-        raise UserError(f"{csv}: no such file{missing if trait else ''}")
+        advice = f", and no seeds at {seeds}; there are {traits}; stage 0's USAGE.md tells how to add one"
+        raise UserError(f"{csv}: no such file{advice if trait else ''}")
     config = arguments.config.resolve()
     paths = Paths.of(csv, config, arguments.name or default_name(csv, config))
     claim_output(paths.state)

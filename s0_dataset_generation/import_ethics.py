@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output: Path = arguments.output_file
     provenance = output.with_name(f"{output.stem}_provenance.json")
     claim_output(output, provenance)
-    refuse_existing(output, arguments.overwrite, "--output-file")
+    refuse_existing(output, arguments.overwrite, "--output-file", [provenance])
     kind, texts = read_ethics(arguments.input_file)
     if kind == COMMONSENSE and arguments.words and not arguments.verdict:
         parser.error("--words for a commonsense file needs --verdict as well")
