@@ -309,7 +309,7 @@ def test_the_summary_says_where_everything_is_and_names_the_five_best(
     [
         (
             ["--trait", "sloth"],
-            r"sloth\.csv: no such file, and no seeds at .*sloth\.csv; there are .*caring.*; stage 0's USAGE\.md",
+            r"sloth\.csv: no such file, and no seeds at .*sloth\.csv; there are .*caring.*; stage 0's",
         ),
         (["--input", "none.csv"], r"none\.csv: no such file$"),
         (["--input", "."], "no such file$"),
