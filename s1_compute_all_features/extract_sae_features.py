@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,14 +190,14 @@ def _plan(
     ]
     import torch
 
-    from s1_compute_all_features.language_model import load_language_model, tokenise
+    from s1_compute_all_features.language_model import load_language_model, resolve_device, tokenise
     from s1_compute_all_features.sae_encoder import screening_is_faster
     from s1_compute_all_features.sae_weights import locate_sae
     from s1_compute_all_features.work_plan import Extraction
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    kind, device = _resolve_device(arguments.device)
+    kind, device = resolve_device(arguments.device)
     folder = arguments.config.resolve().parent
     entry, relative_to = configurations.model, folder
     if arguments.model is not None:
@@ -248,22 +247,6 @@ def _plan(
         world=world,
     )
     return run, stores, saes
-
-
-def _resolve_device(name: str) -> tuple[str, str]:
-    """The kind of device, which the manifest holds, and this process's own one."""
-    import torch
-
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
-    if not available[name]:
-        raise UserError(f"--device {name}: this machine has none that torch can use; choose cpu")
-    return name, f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
 
 
 def _size(n_bytes: float) -> str:

@@ -1,5 +1,6 @@
 """The language model: load, tokenise, and one forward pass that yields every layer's hidden states."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class LanguageModel:
         d_model: width of the residual stream.
         max_tokens: longest input, special tokens included; None where the model sets no limit.
         description: what the manifest says about it.
+        with_head: the same model with its language-model head; None where it was loaded without.
     """
 
     model: Any
@@ -44,6 +46,7 @@ class LanguageModel:
     d_model: int
     max_tokens: int | None
     description: dict[str, Any]
+    with_head: Any = None
 
     @property
     def n_layers(self) -> int:
@@ -51,7 +54,9 @@ class LanguageModel:
         return len(self.blocks)
 
 
-def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype: str) -> LanguageModel:
+def load_language_model(
+    entry: ModelEntry, relative_to: Path, device: str, dtype: str, with_head: bool = False
+) -> LanguageModel:
     """Load a model from the hub, its cache, or a folder.
 
     Args:
@@ -59,13 +64,14 @@ def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype
         relative_to: folder against which a relative model folder is resolved.
         device: a torch device.
         dtype: a torch dtype's name, e.g. ``float32``.
+        with_head: load the language-model head too, for what needs next-token predictions.
 
     Raises:
         UserError: the weights cannot be had, or the model has no recognisable blocks.
     """
     import huggingface_hub
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     folder = resolve_folder(entry.id, relative_to)
     source = str(folder or entry.id)
@@ -73,7 +79,7 @@ def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
         # Eager attention: Gemma-2 caps its attention scores, which fused kernels leave out.
-        model = AutoModel.from_pretrained(
+        loaded = (AutoModelForCausalLM if with_head else AutoModel).from_pretrained(
             source,
             revision=revision,
             dtype=getattr(torch, dtype),
@@ -89,7 +95,8 @@ def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype
         )
     except Exception as error:  # what stands in a model's files makes transformers fail in any way
         raise unavailable(f"model {entry.id}", "" if folder else entry.id, error) from error
-    model.to(device).eval()
+    loaded.to(device).eval()
+    model = loaded.base_model if with_head else loaded
     text_config = model.config.get_text_config()
     return LanguageModel(
         model=model,
@@ -109,7 +116,31 @@ def load_language_model(entry: ModelEntry, relative_to: Path, device: str, dtype
             "demonstration": entry.demonstration,
             "embeddings": "output of the model's input embedding module, scaled as the module scales it",
         },
+        with_head=loaded if with_head else None,
     )
+
+
+def resolve_device(name: str) -> tuple[str, str]:
+    """The kind of device, which the manifest holds, and this process's own one.
+
+    Args:
+        name: ``cuda``, ``mps``, ``cpu``, or ``auto`` for the first of these that torch can use.
+
+    Raises:
+        UserError: this machine has none of that kind.
+    """
+    import torch
+
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available[name]:
+        raise UserError(f"--device {name}: this machine has none that torch can use; choose cpu")
+    return name, f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name
 
 
 def find_blocks(model: Any, n_layers: int, model_id: str) -> Any:
@@ -232,6 +263,37 @@ def length_sorted_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator
         yield batch
 
 
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Sentences side by side, padded on the right, on the model's device.
+
+    Attributes:
+        ids: int64 [n_sentences, longest], 0 where it is padding.
+        mask: int64 [n_sentences, longest], 1 for tokens, 0 for padding.
+        keep: bool [n_sentences, longest], True for the tokens that are stored.
+    """
+
+    ids: "torch.Tensor"
+    mask: "torch.Tensor"
+    keep: "torch.Tensor"
+
+
+def padded(batch: Sequence[TokenisedSentence], model: LanguageModel) -> PaddedBatch:
+    """What the model takes of some sentences."""
+    import torch
+
+    longest = max(len(sentence.ids) for sentence in batch)
+    ids = np.zeros((len(batch), longest), dtype=np.int64)
+    mask = np.zeros((len(batch), longest), dtype=np.int64)
+    stored = np.zeros((len(batch), longest), dtype=bool)
+    for row, sentence in enumerate(batch):
+        ids[row, : len(sentence.ids)] = sentence.ids
+        mask[row, : len(sentence.ids)] = 1
+        stored[row, : len(sentence.ids)] = sentence.stored
+    device = next(model.model.parameters()).device
+    return PaddedBatch(*(torch.from_numpy(array).to(device) for array in (ids, mask, stored)))
+
+
 def forward_states(
     model: LanguageModel, batch: Sequence[TokenisedSentence], layers: Sequence[int]
 ) -> dict[int | str, "torch.Tensor"]:
@@ -252,22 +314,9 @@ def forward_states(
     """
     import torch
 
-    longest = max(len(sentence.ids) for sentence in batch)
-    ids = np.zeros((len(batch), longest), dtype=np.int64)
-    mask = np.zeros((len(batch), longest), dtype=np.int64)
-    stored = np.zeros((len(batch), longest), dtype=bool)
-    for row, sentence in enumerate(batch):
-        ids[row, : len(sentence.ids)] = sentence.ids
-        mask[row, : len(sentence.ids)] = 1
-        stored[row, : len(sentence.ids)] = sentence.stored
-    device = next(model.model.parameters()).device
-    keep = torch.from_numpy(stored).to(device)
-    with torch.inference_mode(), _captured(model, layers, keep) as states, suppress(_AllCaptured):
-        model.model(
-            input_ids=torch.from_numpy(ids).to(device),
-            attention_mask=torch.from_numpy(mask).to(device),
-            **_no_cache(model),
-        )
+    inputs = padded(batch, model)
+    with torch.inference_mode(), _captured(model, layers, inputs.keep) as states, suppress(_AllCaptured):
+        model.model(input_ids=inputs.ids, attention_mask=inputs.mask, **_no_cache(model))
     return states
 
 

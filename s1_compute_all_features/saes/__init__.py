@@ -1,0 +1,1 @@
+"""Sparse autoencoders: training, and what a trained one is worth."""
