@@ -201,7 +201,8 @@ def _plan(
     folder = arguments.config.resolve().parent
     entry, relative_to = configurations.model, folder
     if arguments.model is not None:
-        entry, relative_to = entry.model_copy(update={"id": arguments.model, "revision": None}), Path.cwd()
+        other = {"id": arguments.model, "revision": None, "weights": ""}
+        entry, relative_to = entry.model_copy(update=other), Path.cwd()
     model = load_language_model(entry, relative_to, device, arguments.dtype)
     layers = list(range(model.n_layers)) if arguments.layers is None else arguments.layers
     if layers and layers[-1] >= model.n_layers:

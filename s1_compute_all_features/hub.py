@@ -28,12 +28,12 @@ def unavailable(what: str, repo_id: str, error: BaseException) -> UserError:
             "your access token, make sure this machine can reach the hub or holds a copy in its cache"
         )
     return UserError(
-        f"{what} cannot be loaded: {_reason(error)}; {remedy}, or run {' or '.join(others)}, all in "
+        f"{what} cannot be loaded: {reason_of(error)}; {remedy}, or run {' or '.join(others)}, all in "
         f"{Path(__file__).parent.name}"
     )
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Why, in a few words: the hub's own exception tells it better than the wrapper around it."""
     from huggingface_hub import errors
 

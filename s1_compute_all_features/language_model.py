@@ -13,6 +13,7 @@ from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import EMBEDDINGS
 from s1_compute_all_features.fingerprints import fingerprint_of_folder
 from s1_compute_all_features.hub import resolve_folder, unavailable
+from s1_compute_all_features.models.demo_model import hint_if_missing, how_stored
 from s1_compute_all_features.sae_configurations import ModelEntry
 from s1_compute_all_features.tokenised_sentences import TokenisedSentence, TokenisedSentences
 
@@ -73,6 +74,7 @@ def load_language_model(
     import torch
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+    hint_if_missing(entry.id, relative_to)
     folder = resolve_folder(entry.id, relative_to)
     source = str(folder or entry.id)
     revision = None if folder else entry.revision
@@ -114,6 +116,7 @@ def load_language_model(
             "prepend_bos": entry.prepend_bos,
             "center_residual": entry.center_residual,
             "demonstration": entry.demonstration,
+            "weights": how_stored(folder, entry.weights),
             "embeddings": "output of the model's input embedding module, scaled as the module scales it",
         },
         with_head=loaded if with_head else None,

@@ -40,6 +40,8 @@ class ModelEntry(_Strict):
             (TransformerLens' ``center_writing_weights``): the mean over d_model is subtracted from
             the residual stream before encoding.
         demonstration: a model that shows the mechanics and proves nothing about traits.
+        weights: how the weights were stored, where that is not full precision, e.g.
+            ``Q4_1, dequantised``.
     """
 
     id: str
@@ -47,6 +49,7 @@ class ModelEntry(_Strict):
     prepend_bos: bool = True
     center_residual: bool = False
     demonstration: bool = False
+    weights: str = ""
 
 
 class SaeEntry(_Strict):
@@ -103,7 +106,7 @@ class SaeConfigurations(_Strict):
         sae_root: folder of the weights, relative to the configuration file; empty for the hub.
         weights_format: ``gemma_scope`` (PATH/params.npz), ``sae_lens`` (PATH/cfg.json and
             sae_weights.safetensors) or ``registry`` (whatever ``SAE.from_pretrained`` converts).
-        saes: the SAEs, in the order in which they are run.
+        saes: the SAEs, in the order in which they are run; with none, a store holds hidden states alone.
     """
 
     format_version: Literal[1]
@@ -113,7 +116,7 @@ class SaeConfigurations(_Strict):
     repo_id: str
     sae_root: str = ""
     weights_format: Literal["gemma_scope", "sae_lens", "registry"]
-    saes: tuple[SaeEntry, ...] = Field(min_length=1)
+    saes: tuple[SaeEntry, ...]
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "SaeConfigurations":
@@ -161,15 +164,16 @@ def select_saes(
         names: keep these SAEs; with an empty list none is left, and that is no error.
 
     Raises:
-        UserError: no SAE is left, or there is none of a name.
+        UserError: no SAE of a configuration that has some is left, or there is none of a name.
     """
     kept = [sae for sae in configurations.saes if layers is None or sae.layer in layers]
     if names is not None:
         unknown = sorted(set(names) - {sae.name for sae in configurations.saes})
         if unknown:
+            names_there = [sae.name for sae in configurations.saes[:1]]
             raise UserError(
-                f"--saes: the configuration has no SAE {unknown[0]}; its names are such as "
-                f"{configurations.saes[0].name}"
+                f"--saes: the configuration has no SAE {unknown[0]}; "
+                + (f"its names are such as {names_there[0]}" if names_there else "it has none at all")
             )
         kept = [sae for sae in kept if sae.name in names]
     if max_l0 is not None:
@@ -181,7 +185,7 @@ def select_saes(
         ):
             best.setdefault(sae.layer, sae)
         kept = [sae for sae in kept if best[sae.layer] is sae]
-    if not kept and names != []:
+    if configurations.saes and not kept and names != []:
         smallest = min((sae.average_l0 or 0 for sae in configurations.saes), default=0)
         raise UserError(
             f"no SAE of the configuration is left by --layers, --saes, --max-l0 or --l0; it has the layers "

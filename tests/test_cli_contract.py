@@ -29,6 +29,7 @@ KNOWN_FLAGS = {
     "s0_dataset_generation.label_sentences": "--trait --input-file --output-file --batch-size",
     "s0_dataset_generation.visualize_labels": "CSV",
     "s1_compute_all_features.extract_sae_features": "--input --output --config --resume",
+    "s1_compute_all_features.fetch_demo_model": "--gguf --from-hub --output --overwrite",
     "s2_find_top_features.analyze_features": "--input --output --min-pearson --min-tpr --max-fpr --top-n "
     "--display-only --display-top",
     "s3_feature_activation_graphs.visualize_activations": "--s2-results --s1-data --output --top-n "

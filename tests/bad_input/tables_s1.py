@@ -32,7 +32,7 @@ CONFIGURATION = Kind(
         case("another version", entry("format_version", 2), "format_version"),
         case("an unknown key", swap('"repo_id"', '"colour": 1, "repo_id"'), "colour"),
         case("no model", without("model"), "model"),
-        case("no SAE", entry("saes", []), "saes"),
+        case("SAEs that are no list", entry("saes", {}), "saes"),
         case("a negative layer", entry("saes.0.layer", -1), "saes.0.layer"),
         case("a layer in words", entry("saes.1.layer", "first"), "saes.1.layer"),
         case("a hook of an MLP", entry("saes.0.hook", "blocks.0.hook_mlp_out"), "saes.0", "hook_mlp_out"),

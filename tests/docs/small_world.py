@@ -80,6 +80,7 @@ NOT_RUN = {
     "uv run pre-commit install": "writes into the repository's hooks",
     "uv run": "not a command: the words to leave out with pip",
     "chmod -R u+w": "not a command: to be followed by the version that is to go",
+    "uv run python fetch_demo_model.py": "fetches 93 MB; tests/s1 does so with a small file",
     "uv run python build_demo_model.py": "trains for minutes; tests/s1 builds a small one",
     "srun --nodes 4 --ntasks-per-node 1 uv run torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d "
     "--rdzv-endpoint $HEAD:29500 extract_sae_features.py --input "

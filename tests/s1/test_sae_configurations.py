@@ -64,7 +64,7 @@ def altered(tmp_path, change):
         (lambda c: c["saes"][0].update(hook="blocks.0.hook_mlp_out"), "not a residual-stream hook"),
         (lambda c: c["saes"][0].update(name="../../etc"), "saes.0.name"),
         (lambda c: c["saes"][1].update(name="layer_00"), "two SAEs have the same name 'layer_00'"),
-        (lambda c: c.update(saes=[]), "saes"),
+        (lambda c: c.update(saes={}), "saes"),
         (lambda c: c.update(format_version=7), "format_version"),
     ],
 )
