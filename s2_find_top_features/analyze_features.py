@@ -146,6 +146,11 @@ def _analyze(arguments: argparse.Namespace) -> None:
     from s2_find_top_features.specificity import open_traits
 
     store = FeatureStore(arguments.input)
+    if not store.saes:
+        raise UserError(
+            f"{store.path}: holds no SAE activations to rank; add some by extract_sae_features.py --extend "
+            "with a --config that has SAEs, or see what its hidden states say by sweep_layers.py"
+        )
     output: Path = arguments.output.resolve()
     check_way(output, arguments.overwrite, "results", SUMMARY)
     claim_output(output, marker=SUMMARY)

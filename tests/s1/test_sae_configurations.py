@@ -11,6 +11,7 @@ from s1_compute_all_features.sae_configurations import (
     build_from_registry,
     main,
     read_sae_configurations,
+    select_saes,
 )
 
 
@@ -96,3 +97,14 @@ def test_the_script_builds_the_shipped_file(tmp_path, capsys):
     assert main(["--release", "no-such", "--model", "m", "--output", str(tmp_path / "x.json")]) == 1
     assert "not in sae-lens's registry" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
+
+
+def test_a_configuration_without_saes_is_one(tmp_path):
+    content = json.loads(GPT2_SMALL.read_text())
+    path = tmp_path / "bare.json"
+    path.write_text(json.dumps({**content, "saes": []}))
+    bare = read_sae_configurations(path)
+    for choice in ({}, {"names": []}, {"layers": [3]}, {"max_l0": 5}, {"nearest_l0": 5}):
+        assert select_saes(bare, **choice).saes == ()
+    with pytest.raises(UserError, match="the configuration has no SAE layer_00; it has none at all"):
+        select_saes(bare, names=["layer_00"])

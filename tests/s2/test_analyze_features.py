@@ -20,6 +20,7 @@ from s2_find_top_features.ranked_features import (
     read_results,
 )
 from tests.s2.planted_store import noise, plant, write_planted_store
+from tests.s5.layer_store import write_layer_store
 from tests.synthetic_store import write_synthetic_store
 
 
@@ -370,3 +371,15 @@ def test_results_of_an_older_version_are_refused(results, capsys):
     (results / "summary.json").write_text(json.dumps({**summary, "format_version": 1}))
     assert main(["--output", str(results), "--display-only"]) == 1
     assert "results format 1, this program reads format 2" in capsys.readouterr().err
+
+
+def test_a_store_without_saes_is_told_in_one_line(tmp_path, capsys):
+    store = write_layer_store(
+        tmp_path / "store", np.arange(40) % 4, {0: np.random.default_rng(0).normal(size=(40, 4))}
+    )
+    assert main(["--input", str(store), "--output", str(tmp_path / "results")]) == 1
+    assert capsys.readouterr().err.endswith(
+        "holds no SAE activations to rank; add some by extract_sae_features.py --extend with a --config that "
+        "has SAEs, or see what its hidden states say by sweep_layers.py\n"
+    )
+    assert not (tmp_path / "results").exists()

@@ -6,6 +6,7 @@ from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore
 from s4_classifier_data_prep.classifier_dataset import read_dataset
 from s4_classifier_data_prep.generate_datasets import main
 from s4_classifier_data_prep.load_sentence_data import fit_normalization
+from tests.s5.layer_store import write_layer_store
 from tests.synthetic_store import write_synthetic_store
 
 FEATURE = ["--target-layer", "1", "--target-l0", "24", "--target-feature", "3"]
@@ -207,3 +208,14 @@ def test_a_folder_that_is_no_store(tmp_path, capsys):
     argv = ["--strategy", "hidden-to-concept", "--layer", "0", "--output", str(tmp_path / "d.npz")]
     assert main([*argv, "--input", str(tmp_path)]) == 1
     assert "not a feature store" in capsys.readouterr().err
+
+
+def test_a_store_without_saes_gives_hidden_states_and_no_features(tmp_path, capsys):
+    states = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float16)
+    bare = FeatureStore(write_layer_store(tmp_path / "store", np.arange(40) % 4, {0: states}))
+    files = ["--input", str(bare.path), "--output", str(tmp_path / "d.npz")]
+    assert main(["--strategy", "hidden-to-concept", "--layer", "0", *files]) == 0
+    assert np.array_equal(read_dataset(tmp_path / "d.npz").X, bare.pooled_hidden_states(0, "mean"))
+    for strategy in (["embedding-to-feature", *FEATURE], ["sae-to-concept", "--layer", "0"]):
+        assert main(["--strategy", *strategy, *files, "--overwrite"]) == 1
+        assert "error: " in capsys.readouterr().err
