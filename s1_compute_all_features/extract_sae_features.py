@@ -147,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _extract(arguments: argparse.Namespace, rank: int, world: int) -> int:
     watch = Stopwatch()
+    if rank == 0:
+        logger.info(settings_line(arguments))
     configurations = select_saes(
         read_sae_configurations(arguments.config),
         arguments.layers,
@@ -156,7 +158,6 @@ def _extract(arguments: argparse.Namespace, rank: int, world: int) -> int:
     )
     run, stores, saes = _plan(arguments, configurations, rank, world)
     if rank == 0:
-        logger.info(settings_line(arguments))
         for store in stores:
             if store.complete:
                 print(f"{store.task.folder}: already complete, nothing to do")
@@ -188,6 +189,8 @@ def _plan(
         read_input(csv, output, arguments.limit, mode, arguments.unlabelled)
         for csv, output in zip(arguments.input, arguments.output, strict=True)
     ]
+    if rank == 0:  # these imports take seconds, on a busy machine many
+        logger.info("loading torch, transformers and the model ...")
     import torch
 
     from s1_compute_all_features.language_model import load_language_model, resolve_device, tokenise

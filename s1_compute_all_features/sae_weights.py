@@ -3,6 +3,10 @@
 Axes: D d_model, F features (d_sae).
 """
 
+import json
+import logging
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,8 @@ from s1_compute_all_features.sae_configurations import SaeConfigurations, SaeEnt
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 PARAMS, WEIGHTS, CFG = "params.npz", "sae_weights.safetensors", "cfg.json"
 UNSUPPORTED = {
@@ -205,6 +211,7 @@ def load_with_sae_lens(located: LocatedSae, configurations: SaeConfigurations, d
         UserError: the weights cannot be had, or the SAE was trained on something else than the
             configuration says.
     """
+    _say_that_sae_lens_loads()
     from sae_lens import SAE
 
     try:
@@ -264,18 +271,40 @@ def check_training(
 
 def _sae_lens_cfg(folder: Path) -> dict[str, Any]:
     """The SAE's own configuration, in sae-lens's present form whatever version wrote it."""
-    from sae_lens.loading.pretrained_sae_loaders import (
-        get_sae_lens_config_from_disk,
-        handle_config_defaulting,
-    )
-
     try:
-        cfg: dict[str, Any] = handle_config_defaulting(get_sae_lens_config_from_disk(folder))
+        content = json.loads((folder / CFG).read_text(encoding="utf-8"))
+        # Importing sae-lens takes up to half a minute, so only an old form is left to it.
+        cfg: dict[str, Any] = content if _is_present_form(content) else _brought_up_to_date(content)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{folder / CFG}: not the configuration of a sae-lens SAE ({error}); fetch it again"
         ) from None
     return cfg
+
+
+def _is_present_form(content: Any) -> bool:
+    """Whether sae-lens would take the configuration as it stands: a release from 6 on wrote it."""
+    if not isinstance(content, dict):
+        raise ValueError("no object")
+    metadata = content.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(content.get("architecture"), str):
+        return False
+    version = content.get("sae_lens_version") or metadata.get("sae_lens_version")
+    release = re.fullmatch(r"(\d+)\.\d+\.\d+", str(version))
+    return release is not None and int(release[1]) >= 6
+
+
+def _brought_up_to_date(content: dict[str, Any]) -> dict[str, Any]:
+    _say_that_sae_lens_loads()
+    from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
+
+    cfg: dict[str, Any] = handle_config_defaulting(content)
+    return cfg
+
+
+def _say_that_sae_lens_loads() -> None:
+    if "sae_lens" not in sys.modules:
+        logger.info("loading sae-lens, which these SAEs need ...")
 
 
 def _safetensors_names(path: Path) -> list[str]:

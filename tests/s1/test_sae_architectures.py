@@ -1,6 +1,8 @@
 """Every kind of SAE against sae-lens's own encoding, and only as much of the weights read as it needs."""
 
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -8,12 +10,13 @@ import pytest
 import safetensors
 import torch
 from sae_lens import SAE
+from sae_lens.loading.pretrained_sae_loaders import get_sae_lens_config_from_disk, handle_config_defaulting
 from sae_lens.registry import SAE_CLASS_REGISTRY, get_sae_class, get_sae_training_class
 
 from pipeline_common.errors import UserError
 from s1_compute_all_features.extract_sae_features import main
 from s1_compute_all_features.sae_encoder import SaeLensEncoder, ThresholdEncoder, load_encoder
-from s1_compute_all_features.sae_weights import locate_sae
+from s1_compute_all_features.sae_weights import _sae_lens_cfg, locate_sae
 from tests.fake_hub import write_params
 from tests.s1.conftest import arguments
 from tests.s1.test_sae_encoder import D_MODEL, D_SAE, configurations, entry, states
@@ -212,3 +215,73 @@ def test_the_decoder_stays_on_disk_npz(tmp_path):
     np.savez(path, **{name: array for name, array in arrays.items() if name != "W_enc"})
     with pytest.raises(UserError, match="array 'W_enc' is missing"):
         encoder_of(tmp_path)
+
+
+OLD_FORM = {
+    "hook_point": "blocks.0.hook_resid_post",
+    "d_in": D_MODEL,
+    "d_sae": D_SAE,
+    "dtype": "float32",
+    "activation_fn_str": "relu",
+    "normalize_activations": False,
+}
+
+
+@pytest.mark.parametrize("name", SAES)
+def test_the_settings_of_an_sae_are_what_sae_lens_reads(name, tmp_path, monkeypatch):
+    folder = save_sae(tmp_path / "layer_0", *SAES[name])
+    expected = handle_config_defaulting(get_sae_lens_config_from_disk(folder))
+    monkeypatch.setitem(sys.modules, "sae_lens.loading.pretrained_sae_loaders", None)  # not asked
+    assert _sae_lens_cfg(folder) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        OLD_FORM,
+        {**OLD_FORM, "sae_lens_version": "3.9.0", "architecture": "standard"},
+        {**OLD_FORM, "architecture": "topk", "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 4}},
+        {**OLD_FORM, "architecture": "jumprelu", "metadata": {"sae_lens_version": "5.10.1"}},
+        {**OLD_FORM, "architecture": "jumprelu", "metadata": {"sae_lens_version": "6.0.0-rc.1"}},
+        {**OLD_FORM, "architecture": "jumprelu", "metadata": {}},
+    ],
+)
+def test_settings_of_an_old_form_are_left_to_sae_lens(content, tmp_path):
+    (tmp_path / "cfg.json").write_text(json.dumps(content))
+    assert _sae_lens_cfg(tmp_path) == handle_config_defaulting(get_sae_lens_config_from_disk(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"architecture": "no-such"}', "\udcff"])
+def test_settings_that_are_none_are_told(text, tmp_path):
+    (tmp_path / "cfg.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"cfg\.json: not the configuration of a sae-lens SAE"):
+        _sae_lens_cfg(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["params.npz", "standard", "jumprelu", "batchtopk"])
+def test_an_extraction_with_plain_saes_never_imports_sae_lens(
+    kind, tiny_configuration, labelled_csv, tmp_path
+):
+    content = json.loads(tiny_configuration.read_text())
+    content["model"]["id"] = str(tiny_configuration.parent / "model")
+    content["saes"], content["sae_root"] = content["saes"][:1], str(tmp_path / "saes")
+    folder = tmp_path / "saes" / content["saes"][0]["path"]
+    if kind == "params.npz":
+        write_params(folder, d_model=D_MODEL, d_sae=D_SAE, seed=1)
+    else:
+        save_sae(folder, kind, {"k": 7} if kind == "batchtopk" else {}, trained=kind == "batchtopk")
+    configuration = tmp_path / "plain.json"
+    configuration.write_text(json.dumps({**content, "weights_format": "sae_lens"}))
+    program = (
+        "import sys; from s1_compute_all_features.extract_sae_features import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print('imported:', [name for name in ('sae_lens', 'transformer_lens') if name in sys.modules])\n"
+        "sys.exit(code)"
+    )
+    command = arguments(labelled_csv, tmp_path / "store", configuration, "--check-reconstruction")
+    run = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "imported: []"
+    lines = run.stderr.splitlines()
+    assert lines[0].startswith("settings: ")
+    assert lines[1].startswith("loading torch, transformers")
