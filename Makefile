@@ -4,7 +4,7 @@
 
 UV := $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
 RUN := $(if $(UV),$(UV) run --no-sync)
-DEMO_CONFIG := s1_compute_all_features/demo_model/demo_configurations.json
+DEMO_CONFIG := s1_compute_all_features/smollm2_configurations.json
 
 .PHONY: demo test test-browser test-slow check audit format install clean
 
@@ -16,8 +16,8 @@ install: $(if $(findstring .venv-uv,$(UV)),$(UV))
 	.venv-uv/bin/pip install --quiet uv
 
 demo: install
-	$(RUN) python s1_compute_all_features/build_demo_model.py
-	$(RUN) python run_pipeline.py --trait dishonesty --config $(DEMO_CONFIG)
+	$(RUN) python s1_compute_all_features/fetch_demo_model.py
+	$(RUN) python run_pipeline.py --trait caring --config $(DEMO_CONFIG)
 
 test: install
 	$(RUN) pytest -rs -m "not slow and not gpu and not network"

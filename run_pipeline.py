@@ -120,9 +120,16 @@ def extraction_stage(paths: Paths) -> Stage:
     """s1: the feature store."""
     command = ["extract_sae_features.py", "--input", os.path.relpath(paths.csv, S1)]
     command += ["--output", os.path.relpath(paths.store, S1), "--config", os.path.relpath(paths.config, S1)]
-    build = paths.config.parent / "build.json"  # the demonstration model's, which says what it was trained on
-    inputs = [paths.csv, paths.config, *([build] if build.exists() else [])]
+    inputs = [paths.csv, paths.config, *fetched_model(paths.config)]
     return Stage("s1", S1, [command], inputs, [paths.store / "manifest.json"], resumes=True)
+
+
+def fetched_model(config: Path) -> list[Path]:
+    """The record of a model that fetch_demo_model.py wrote: with other weights the store is another."""
+    content = read_json(config, "SAE configuration")
+    model = content.get("model") if isinstance(content, dict) else None
+    record = config.parent / str(model.get("id")) / "fetched.json" if isinstance(model, dict) else None
+    return [record] if record and record.is_file() else []
 
 
 def ranking_stage(paths: Paths) -> Stage:
@@ -307,8 +314,6 @@ def summarize(paths: Paths) -> str:
         row = f"{feature.key:<18}{passed:<9}{train}  |         {held_out}  {feature.neuronpedia_url}"
         lines.append(row.rstrip())
     lines += findings(results.summary)
-    if results.summary["model"]["demonstration"]:
-        lines.append("Demonstration model: this shows the mechanics; it says nothing about real models.")
     return "\n".join(lines)
 
 

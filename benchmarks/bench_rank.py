@@ -142,7 +142,7 @@ def write_store(
         "n_tokens": [N_TOKENS] * N_SENTENCES,
     }
     write_sentences(folder, columns)
-    model = {"id": "synthetic", "revision": "", "d_model": d_model or 1, "demonstration": False}
+    model = {"id": "synthetic", "revision": "", "d_model": d_model or 1}
     content = {
         "complete": True,
         "model": model,

@@ -108,7 +108,7 @@ def write_store(folder: Path, rng: np.random.Generator) -> None:
         folder,
         {
             "complete": True,
-            "model": {"id": "synthetic", "revision": "", "d_model": D_MODEL, "demonstration": False},
+            "model": {"id": "synthetic", "revision": "", "d_model": D_MODEL},
             "saes": [],
             "layers": layers,
             "input": {"file": "synthetic.csv", "sha256": "0" * 64},

@@ -42,7 +42,8 @@ pass per batch for all layers and SAEs, and assign the 80/20 split.
       --input ../s0_dataset_generation/expanded_data/dishonesty.csv --output ./dishonesty_features
 
 Without --config this means Gemma-2-2B and its 135 Gemma Scope SAEs (weights from the Hugging Face hub). On a
-laptop: --config gpt2_small_configurations.json, or the demonstration model of build_demo_model.py.
+laptop: --config gpt2_small_configurations.json, or --config smollm2_configurations.json after
+fetch_demo_model.py, which needs no hub.
 """
 
 
@@ -277,10 +278,6 @@ def _announce(stores: "Sequence[PreparedStore]", saes: "Sequence[LocatedSae]") -
         _size(n_bytes),
         _size(free),
     )
-    if stores[0].manifest["model"]["demonstration"]:
-        logger.info(
-            "DEMONSTRATION MODEL: it shows the mechanics; what it finds says nothing about real models"
-        )
     for store in stores:
         for group, size in store.source.split.large_groups:
             logger.warning(

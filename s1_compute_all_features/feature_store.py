@@ -181,11 +181,6 @@ class FeatureStore:
         """The language model, as the configuration names it."""
         return str(self.manifest["model"]["id"])
 
-    @property
-    def demonstration(self) -> bool:
-        """Whether the model is the embedded demonstration model, which proves nothing about traits."""
-        return bool(self.manifest["model"]["demonstration"])
-
     @cached_property
     def starts(self) -> np.ndarray:
         """int64 [n_sentences + 1]: sentence s is the stored tokens ``starts[s]:starts[s + 1]``."""

@@ -16,9 +16,7 @@ def unavailable(what: str, repo_id: str, error: BaseException) -> UserError:
     Returns:
         One line: the reason, how to get the weights, and which configurations need none of this.
     """
-    others = [
-        "the demonstration model (build_demo_model.py, then --config demo_model/demo_configurations.json)"
-    ]
+    others = ["SmolLM2, which needs no hub (fetch_demo_model.py, then --config smollm2_configurations.json)"]
     if "gpt2" not in repo_id.lower():
         others.insert(0, "GPT-2, which is not gated (--config gpt2_small_configurations.json)")
     remedy = "check the path"

@@ -115,7 +115,6 @@ def load_language_model(
             "dtype": dtype,
             "prepend_bos": entry.prepend_bos,
             "center_residual": entry.center_residual,
-            "demonstration": entry.demonstration,
             "weights": how_stored(folder, entry.weights),
             "embeddings": "output of the model's input embedding module, scaled as the module scales it",
         },

@@ -39,7 +39,6 @@ class ModelEntry(_Strict):
         center_residual: the SAEs were trained on a model whose writing weights were centred
             (TransformerLens' ``center_writing_weights``): the mean over d_model is subtracted from
             the residual stream before encoding.
-        demonstration: a model that shows the mechanics and proves nothing about traits.
         weights: how the weights were stored, where that is not full precision, e.g.
             ``Q4_1, dequantised``.
     """
@@ -48,8 +47,15 @@ class ModelEntry(_Strict):
     revision: str | None = None
     prepend_bos: bool = True
     center_residual: bool = False
-    demonstration: bool = False
     weights: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_an_old_key(cls, content: Any) -> Any:
+        """Files of before have a key that marked a toy model, which is gone."""
+        if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if key != "demonstration"}
+        return content
 
 
 class SaeEntry(_Strict):

@@ -85,7 +85,7 @@ def locate_sae(
         if root is None:
             raise UserError(
                 f"{configuration_folder / configurations.sae_root}: no such folder; the configuration reads "
-                "its SAEs there (the demonstration's are made by build_demo_model.py)"
+                "its SAEs there; give another by --sae-root"
             )
     if root is not None:
         found = [path for names in _WEIGHT_FILES.values() if (path := root / entry.path / names[0]).is_file()]

@@ -32,7 +32,7 @@ FORMAT = JsonFormat(
     "feature store",
     {
         "complete": bool,
-        "model": {"id": str, "d_model": POSITIVE, "demonstration": bool},
+        "model": {"id": str, "d_model": POSITIVE},
         "saes": [
             {
                 "name": FILE_NAME,

@@ -325,9 +325,11 @@ def differences(stored: Any, wanted: Any, at: str = "") -> Iterator[str]:
 def _refuse_difference(stored: dict[str, Any], wanted: dict[str, Any], output: Path, extend: bool) -> None:
     closing = {"complete", "blocks", "sentences_sha256", "sha256"}
     ignored = {"format", "format_version", *closing, *(("saes", "layers") if extend else ())}
+    # Stores of before say whether their model was a toy; no model is one any more.
+    model = {key: value for key, value in stored["model"].items() if key != "demonstration"}
     first = next(
         differences(
-            {key: value for key, value in stored.items() if key not in ignored},
+            {key: value for key, value in {**stored, "model": model}.items() if key not in ignored},
             {key: value for key, value in wanted.items() if key not in ignored},
         ),
         None,

@@ -73,18 +73,13 @@ def _counts(summary: Mapping[str, Any]) -> list[str]:
         name: " ".join(f"{label}:{count}" for label, count in counts.items())
         for name, counts in summary["sentences"].items()
     }
-    lines = [
+    return [
         f"{summary['n_features']:,} features of {summary['model']['id']}; "
         f"{summary['n_active_on_train']:,} active on train, {summary['n_passing']:,} pass "
         f"(pearson >= {settings['min_pearson']}, tpr >= {settings['min_tpr']}, fpr <= {settings['max_fpr']}, "
         f"monotonic); pooling {settings['pooling']}",
         f"sentences by label: train {by_label['train']}, held-out {by_label['held_out']}",
     ]
-    if summary["model"]["demonstration"]:
-        lines.append(
-            "DEMONSTRATION MODEL: it shows the mechanics; what it finds says nothing about real models"
-        )
-    return lines
 
 
 def _significance(summary: Mapping[str, Any]) -> list[str]:

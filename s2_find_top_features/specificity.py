@@ -235,10 +235,7 @@ def _draw(path: Path, best: Sequence[BestFeature], matrix: Sequence[Sequence[flo
         text = "none" if np.isnan(value) else f"{value:.2f}"
         colour = "white" if abs(value - 0.5) > 0.3 else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour)
-    title = "Held-out AUROC, label 3 against label 0"
-    if best[0].trait.store.demonstration:
-        title += "\nDEMONSTRATION MODEL: says nothing about real models"
-    axes.set_title(title, fontsize=11)
+    axes.set_title("Held-out AUROC, label 3 against label 0", fontsize=11)
     figure.colorbar(image, ax=axes, shrink=0.8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata={"Software": None})

@@ -17,7 +17,7 @@ def summary_shape(metrics: tuple[str, ...]) -> dict[str, Any]:
     """The shape of ``summary.json``; ``metrics`` are those that a ranking can be ordered by."""
     return {
         "store": {"fingerprint": str},
-        "model": {"id": str, "demonstration": bool},
+        "model": {"id": str},
         "settings": {
             "min_pearson": float,
             "min_tpr": float,

@@ -197,17 +197,9 @@ def _centre(values: np.ndarray) -> dict[str, float | None]:
     return {"mean": float(values.mean()) if len(values) else None, "median": _median(values)}
 
 
-def source_note(store: FeatureStore) -> str:
-    """What a reader must know of the model, empty for an ordinary one."""
-    if not store.demonstration:
-        return ""
-    return "demonstration model: proves nothing about the trait"
-
-
 def source_line(store: FeatureStore) -> str:
     """Model and store, for the foot of a figure."""
-    parts = [store.model_id, store.path.resolve().name, source_note(store)]
-    return "  |  ".join(part for part in parts if part)
+    return f"{store.model_id}  |  {store.path.resolve().name}"
 
 
 def summary_document(
@@ -230,8 +222,6 @@ def summary_document(
             "name": store.path.resolve().name,
             "fingerprint": store.fingerprint,
             "model": store.model_id,
-            "demonstration": store.demonstration,
-            "note": source_note(store),
         },
         "settings": {"labels": list(labels), **settings},
         "library_versions": library_versions(LIBRARIES),
@@ -251,7 +241,6 @@ def as_text(document: dict[str, Any]) -> str:
         "Where in a sentence the features fire",
         "",
         f"store {store['name']}, model {store['model']}",
-        *([store["note"]] if store["note"] else []),
         f"labels {', '.join(map(str, settings['labels']))}: {document['n_sentences']} sentences, "
         f"{document['n_plots']} of them drawn",
         "Positions count tokens from 0; relative positions run from 0 (start) to 1 (end of the sentence).",

@@ -72,7 +72,6 @@ def report_content(
     return {
         "trait": trait,
         "store": {"name": store.path.resolve().name, "model": store.model_id},
-        "demonstration": store.demonstration,
         "one_token": store.manifest.get("settings", {}).get("tokens", "all") == "final",
         "summary": summary,
         "rank_by": summary["settings"]["rank_by"].replace("_", " "),
@@ -259,7 +258,6 @@ def overview(trait: str, traces: Traces, results: RankedResults) -> dict[str, An
         "trait": trait,
         "store": traces.store.path.resolve().name,
         "model": traces.store.model_id,
-        "demonstration": traces.store.demonstration,
         "n_sentences": len(traces.store.labels),
         "n_features": summary["n_features"],
         "n_passing": summary["n_passing"],

@@ -20,7 +20,6 @@ FORMAT = JsonFormat(
     "report",
     {
         **dict.fromkeys(("trait", "model", "best", "anchor"), str),
-        "demonstration": bool,
         **dict.fromkeys(("n_sentences", "n_features", "n_passing"), NATURAL),
         **dict.fromkeys(("n_discoveries", "n_tested"), (None, NATURAL)),
         **dict.fromkeys(("optimism", "held_out_auroc", "low", "high", "bag_of_words"), _NUMBER),

@@ -36,7 +36,6 @@ DESCRIPTION_SHAPE = {
     "model": str,
     "model_details?": {"dtype?": str},
     "extraction?": {"hidden_states": str, "tokens": (None, str), "sae_dtype": (None, str)},
-    "demonstration": bool,
     "store": {"name": str, "fingerprint": str},
 }
 """What a reader of a dataset's description relies on (`pipeline_common.json_shape`)."""

@@ -230,8 +230,6 @@ def _report(path: Path, dataset: "ClassifierDataset") -> None:
         )
     for note in metadata["notes"]:
         print(f"note: {note}")
-    if metadata["demonstration"]:
-        print("note: made with the demonstration model; its numbers say nothing about a real model")
 
 
 if __name__ == "__main__":

@@ -192,7 +192,6 @@ def _origin(store: FeatureStore) -> dict[str, Any]:
             "hidden_states": store.hidden_states_stored,
             **{key: settings.get(key) for key in ("tokens", "sae_dtype")},
         },
-        "demonstration": store.demonstration,
         "store": {"name": store.path.resolve().name, "fingerprint": store.fingerprint},
         "input_file": store.manifest["input"],
     }

@@ -90,7 +90,7 @@ def write_tables(
 
 def a_model(d_model: int, name: str = "planted") -> dict[str, object]:
     """A manifest's entry of a model that is none."""
-    return {"id": name, "revision": "", "d_model": d_model, "demonstration": False}
+    return {"id": name, "revision": "", "d_model": d_model}
 
 
 def write_synthetic_store(

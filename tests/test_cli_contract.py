@@ -84,7 +84,7 @@ def test_a_slow_import_is_seen(tmp_path):
 
 def test_the_search_finds_the_scripts():
     assert set(KNOWN_FLAGS) <= set(SCRIPTS)
-    assert {"s0_dataset_generation.audit_dataset", "s1_compute_all_features.build_demo_model"} <= set(SCRIPTS)
+    assert {"s0_dataset_generation.audit_dataset", "s1_compute_all_features.fetch_demo_model"} <= set(SCRIPTS)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -136,7 +136,7 @@ def test_without_weights_the_second_line_says_how_to_get_them(tmp_path):
     done = in_shell(QUICK_START.splitlines()[1], project, environment)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    for word in ("HF_TOKEN", "licence", "gpt2_small_configurations.json", "build_demo_model.py"):
+    for word in ("HF_TOKEN", "licence", "gpt2_small_configurations.json", "fetch_demo_model.py"):
         assert word in last
     assert "Traceback" not in done.stderr
     assert not (project / "s1_compute_all_features" / "dishonesty_features").exists()

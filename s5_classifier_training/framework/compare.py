@@ -162,15 +162,13 @@ def _standing_cells(standing: Standing | None) -> tuple[str, str]:
 
 
 def notes(all_results: Sequence[dict[str, Any]]) -> list[str]:
-    """What a reader of the table has to know: different data, a demonstration model."""
+    """What a reader of the table has to know: different data, different scores."""
     found = []
     if len({results["dataset"]["store"]["fingerprint"] for results in all_results}) > 1:
         found.append("these come from different feature stores; their test sentences may differ")
     main_scores = sorted({results["main_score"] for results in all_results})
     if len(main_scores) > 1:
         found.append(f"{' and '.join(main_scores)} answer different questions and cannot be ranked together")
-    if any(results["dataset"]["demonstration"] for results in all_results):
-        found.append("some were made with the demonstration model, which says nothing about a real one")
     return found
 
 

@@ -32,7 +32,6 @@ from s5_classifier_training.framework.metrics import (
 )
 from s5_classifier_training.framework.run_warnings import (
     above_chance,
-    dataset_notes,
     fit_warnings,
     judgement,
 )
@@ -197,7 +196,7 @@ def _run(
             *fit_warnings(listed, validation.n_skipped),
             *judgement(main_score, validation, in_test, compared),
             *warnings,
-            *dataset_notes(dataset),
+            *dataset.metadata["notes"],
         ],
     }
     return Outcome(results, model, rows, validation.predictions, test_predictions)

@@ -122,8 +122,6 @@ def report(
                 lines.append(
                     f"note: {n_known:,} of the sentences were trained on, so these scores are no test"
                 )
-    if dataset["demonstration"]:
-        lines.append("note: made with the demonstration model, which says nothing about a real one")
     return "\n".join(lines)
 
 

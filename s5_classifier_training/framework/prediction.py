@@ -27,6 +27,7 @@ SENTENCE = "sentence"
 LABEL = "concept_strength_label"
 
 _NOT_OF_THE_WEIGHTS = ("id", "demonstration", "embeddings")
+"""Of the model's description; checkpoints of before have ``demonstration``."""
 
 
 @dataclass(frozen=True)

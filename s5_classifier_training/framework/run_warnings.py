@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from concept_evaluation.metrics import spearman
-from s4_classifier_data_prep.classifier_dataset import ClassifierDataset
 from s5_classifier_training.framework.evaluation import CrossValidation
 from s5_classifier_training.framework.metrics import Predictions
 
@@ -50,14 +49,6 @@ def fit_warnings(candidates: Sequence[Mapping[str, Any]], n_skipped: int) -> lis
     if n_skipped:
         warnings.append(f"{n_skipped} folds left out: their training part has a single label")
     return warnings
-
-
-def dataset_notes(dataset: ClassifierDataset) -> list[str]:
-    """What the dataset says of itself, and whose model it was made with."""
-    notes = list(dataset.metadata["notes"])
-    if dataset.metadata["demonstration"]:
-        notes.append("made with the demonstration model: these numbers say nothing about a real model")
-    return notes
 
 
 def judgement(

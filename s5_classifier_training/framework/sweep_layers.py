@@ -39,7 +39,7 @@ folds of the train split and once on the held-out sentences, beside bag of words
 Writes layer_sweep.csv, layer_sweep.json, a picture per trait and one with all traits.
 
 example:
-  python framework/sweep_layers.py --input ../s1_compute_all_features/dishonesty_demo_features
+  python framework/sweep_layers.py --input ../s1_compute_all_features/dishonesty_smollm2_features
 """
 
 
@@ -133,7 +133,6 @@ def _described(trait: "Trait", rows: "Sequence[Row]", messages: dict[str, list[s
         "trait": trait.name,
         "store": {"name": store.path.resolve().name, "fingerprint": store.fingerprint},
         "model": store.model_id,
-        "demonstration": store.demonstration,
         "emergence": emergence(rows),
         "notes": messages[trait.name],
     }
@@ -141,10 +140,7 @@ def _described(trait: "Trait", rows: "Sequence[Row]", messages: dict[str, list[s
 
 def _source(traits: "Sequence[Trait]") -> str:
     models = ", ".join(dict.fromkeys(trait.store.model_id for trait in traits))
-    demonstration = any(trait.store.demonstration for trait in traits)
-    return (
-        f"Model: {models}{' (demonstration model: says nothing about a real one)' if demonstration else ''};"
-    )
+    return f"Model: {models};"
 
 
 def _cell(value: Any) -> Any:

@@ -190,8 +190,6 @@ def _draw(working: Path, name: str, dataset: "ClassifierDataset", outcome: "Outc
     title = f"{name}: {results['best']}\n{results['n_test']:,} held-out {kind}, {results['main_score']} "
     title += "-" if score is None else f"{score:.3f}"
     footer = f"model: {dataset.metadata['model']}"
-    if dataset.metadata["demonstration"]:
-        footer += " (demonstration model: says nothing about a real one)"
     if outcome.test.labels is None:
         (working / CONFUSION_PICTURE).unlink(missing_ok=True)
         target = dataset.y[dataset.held_out]

@@ -134,7 +134,6 @@ def _described(
         "format_version": FORMAT_VERSION,
         "settings": {key: value for key, value in asdict(settings).items() if key != "n_workers"},
         "model": train.store.model_id,
-        "demonstration": train.store.demonstration,
         "train": {"trait": train.name, "fingerprint": train.store.fingerprint},
         "test": [
             {

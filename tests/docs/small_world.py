@@ -4,7 +4,7 @@ The commands themselves are run as they stand, but for `SUBSTITUTIONS`. What dif
 
 - the hub is a local cache, off line, with tiny models and SAEs of random weights under their real ids
   (`google/gemma-2-2b` with the SAEs of layers 5 and 12, `openai-community/gpt2` with all 13);
-- the demonstration model is a tiny random one in its place;
+- SmolLM2 and its SAEs are tiny random ones in their place;
 - the language model that writes and labels sentences is a server on loopback, its key a made-up one;
 - the shipped datasets are whole for stage 0, then cut to `SENTENCES_PER_LABEL` sentences per label;
 - Neuronpedia cannot be reached (`tests/s2/test_neuronpedia.py` has one that answers);
@@ -64,7 +64,7 @@ SMALL_SIZE = f"{TRUE_SIZE}; the stage's tests run its code at small size"
 INSTALLS = "installs into the running environment"
 RUNS_TESTS = "runs the tests, of which this is one"
 NOT_RUN = {
-    "make demo": "installs, then trains for minutes; CI and tests/run_pipeline cover its steps",
+    "make demo": "installs and fetches 93 MB; tests/run_pipeline covers its steps",
     "make test": RUNS_TESTS,
     "make test-browser": RUNS_TESTS,
     "make test-slow": RUNS_TESTS,
@@ -72,7 +72,7 @@ NOT_RUN = {
     "make format": "rewrites the checkout",
     ".ci/run": RUNS_TESTS,
     "make test UV=": RUNS_TESTS,
-    "make demo UV=": "trains for minutes, as make demo does",
+    "make demo UV=": "fetches 93 MB, as make demo does",
     "uv sync": INSTALLS,
     "pip install -e .": INSTALLS,
     "pip install --group dev": INSTALLS,
@@ -81,7 +81,6 @@ NOT_RUN = {
     "uv run": "not a command: the words to leave out with pip",
     "chmod -R u+w": "not a command: to be followed by the version that is to go",
     "uv run python fetch_demo_model.py": "fetches 93 MB; tests/s1 does so with a small file",
-    "uv run python build_demo_model.py": "trains for minutes; tests/s1 builds a small one",
     "srun --nodes 4 --ntasks-per-node 1 uv run torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d "
     "--rdzv-endpoint $HEAD:29500 extract_sae_features.py --input "
     "../s0_dataset_generation/expanded_data/dishonesty.csv --output ./dishonesty_4_nodes_features": "needs "
@@ -113,11 +112,7 @@ def build_world(folder: Path, tiny_configuration: Path, base_url: str) -> tuple[
     write_fake_gpt2(hub)
     gpt2 = json.loads((project / S1 / "gpt2_small_configurations.json").read_text(encoding="utf-8"))
     write_fake_gpt2_saes(hub, gpt2["repo_id"], [sae["path"] for sae in gpt2["saes"]], d_sae=D_SAE)
-    shutil.copytree(tiny_configuration.parent, project / S1 / "demo_model")
-    (project / S1 / "demo_model" / tiny_configuration.name).rename(
-        project / S1 / "demo_model" / "demo_configurations.json"
-    )
-    widen_the_demo(project / S1 / "demo_model", write_params)
+    put_in_smollm2s_place(tiny_configuration, project / S1, write_params)
     for name, text in READERS_FILES.items():
         (project / name).write_text(text, encoding="utf-8")
     environment = environment_of_a_user(
@@ -133,11 +128,15 @@ def build_world(folder: Path, tiny_configuration: Path, base_url: str) -> tuple[
     return project, environment
 
 
-def widen_the_demo(folder: Path, write_params) -> None:
-    """SAEs of `D_SAE` features in place of the tiny ones: the shipped d4 asks for 100."""
-    content = json.loads((folder / "demo_configurations.json").read_text(encoding="utf-8"))
-    for number, sae in enumerate(content["saes"]):
-        write_params(folder / content["sae_root"] / sae["path"], d_model=16, d_sae=D_SAE, seed=number)
+def put_in_smollm2s_place(tiny_configuration: Path, stage: Path, write_params) -> None:
+    """The tiny model as SmolLM2, with SAEs of `D_SAE` features: the shipped d4 asks for 100."""
+    configuration = stage / "smollm2_configurations.json"
+    content = json.loads(configuration.read_text(encoding="utf-8"))
+    tiny = json.loads(tiny_configuration.read_text(encoding="utf-8"))
+    shutil.copytree(tiny_configuration.parent / tiny["model"]["id"], stage / content["model"]["id"])
+    configuration.write_text(json.dumps({**tiny, "model": content["model"], "sae_root": "tiny_saes"}))
+    for number, sae in enumerate(tiny["saes"]):
+        write_params(stage / "tiny_saes" / sae["path"], d_model=16, d_sae=D_SAE, seed=number)
 
 
 def cut_gemma_scope(path: Path) -> dict:

@@ -61,7 +61,7 @@ class FakeStages:
             write_synthetic_store(output, n_sentences=16, seed=len((folder / given["--input"]).read_text()))
         if command[0] == "analyze_features.py":
             store = FeatureStore(folder / given["--input"])
-            summary = full_summary(store) | {"model": {"id": "tiny", "demonstration": True}}
+            summary = full_summary(store) | {"model": {"id": "tiny"}}
             write_results(output, [feature(rank, *key) for rank, key in enumerate(BEST, 1)], [], summary)
         if command[0] == "visualize_activations.py":
             self.write(output / "summary_statistics.json")
@@ -299,7 +299,6 @@ def test_the_summary_says_where_everything_is_and_names_the_five_best(
     ]  # a metric that does not exist stays empty
     assert "discoveries: 2 of 240 tested features at q < 0.05" in summary
     assert "verdict on the held-out sentences: cannot tell the best feature from bag of words" in summary
-    assert "Demonstration model" in summary
     assert "in all " in summary
     assert summary.splitlines()[-1] == "report: s3_feature_activation_graphs/reports/caring_tiny.html"
 

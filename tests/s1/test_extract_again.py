@@ -8,7 +8,7 @@ import pytest
 
 from s1_compute_all_features import extract_sae_features, extraction, store_preparation
 from s1_compute_all_features.extract_sae_features import main
-from s1_compute_all_features.feature_store import FeatureStore
+from s1_compute_all_features.feature_store import FeatureStore, write_manifest
 from tests.s1.conftest import (
     SENTENCES,
     Killed,
@@ -90,6 +90,21 @@ def test_extending_by_layers_gives_the_same_bytes(finished_store, labelled_csv, 
     for layers in ("0", "1-2"):
         assert main(arguments(labelled_csv, grown, tiny_configuration, "--extend", "--layers", layers)) == 0
     assert_same_bytes(grown, finished_store)
+
+
+@pytest.mark.parametrize("way", ["--resume", "--extend"])
+def test_a_store_of_before_goes_on(way, finished_store, labelled_csv, tiny_configuration, tmp_path):
+    """Its manifest says whether the model is a toy, and not how the weights were stored."""
+    old = tmp_path / "old"
+    more = [] if way == "--resume" else ["--saes", "layer_01_l0_8"]
+    assert main(arguments(labelled_csv, old, tiny_configuration, *more)) == 0
+    manifest = json.loads((old / "manifest.json").read_text())
+    del manifest["model"]["weights"], manifest["sha256"]
+    manifest["model"]["demonstration"] = True
+    write_manifest(old, {**manifest, "complete": False}, seal=False)
+    (old / "block_0000" / "checksums.json").unlink()
+    assert main(arguments(labelled_csv, old, tiny_configuration, way)) == 0
+    assert_same_bytes(old, finished_store)
 
 
 def test_extending_by_saes_gives_the_same_bytes(

@@ -100,5 +100,5 @@ def test_blocks_that_are_not_there_are_said():
 def test_a_model_that_cannot_be_had_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     entry = ModelEntry(id=str(tmp_path / "nothing"))
-    with pytest.raises(UserError, match=r"gpt2_small_configurations\.json.*build_demo_model\.py"):
+    with pytest.raises(UserError, match=r"gpt2_small_configurations\.json.*fetch_demo_model\.py"):
         load_language_model(entry, tmp_path, "cpu", "float32")

@@ -9,6 +9,7 @@ from s1_compute_all_features.sae_configurations import (
     GEMMA_SCOPE,
     GPT2_SMALL,
     build_from_registry,
+    configurations_as_json,
     main,
     read_sae_configurations,
     select_saes,
@@ -108,3 +109,14 @@ def test_a_configuration_without_saes_is_one(tmp_path):
         assert select_saes(bare, **choice).saes == ()
     with pytest.raises(UserError, match="the configuration has no SAE layer_00; it has none at all"):
         select_saes(bare, names=["layer_00"])
+
+
+def test_a_configuration_of_before_is_read(tmp_path):
+    content = json.loads(GPT2_SMALL.read_text())
+    content["model"] = {**content["model"], "demonstration": True}
+    del content["model"]["weights"]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert read_sae_configurations(tmp_path / "old.json") == read_sae_configurations(GPT2_SMALL)
+    assert (
+        "demonstration" not in configurations_as_json(read_sae_configurations(tmp_path / "old.json"))["model"]
+    )

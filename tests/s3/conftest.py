@@ -3,11 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline_common.files import read_json, write_json
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.ranked_features import METRICS, RankedFeature, read_results, write_results
 from s3_feature_activation_graphs.feature_traces import Traces, load_traces
-from tests.s3.report_inputs import full_summary
+from tests.s3.report_inputs import full_summary, mark_as_before
 from tests.synthetic_store import write_synthetic_store
 
 
@@ -45,13 +44,11 @@ def results_folder(store_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demonstration(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A store whose model is the demonstration model, with labels 0 and 3 only, and its results."""
-    folder = tmp_path_factory.mktemp("s3_demo")
-    store = write_synthetic_store(folder / "demo_features", n_sentences=12, labels=np.arange(12) % 2 * 3)
-    manifest = read_json(store / "manifest.json", "manifest")
-    manifest["model"]["demonstration"] = True
-    write_json(store / "manifest.json", manifest)
+def two_labels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A store with labels 0 and 3 only, and its results; both as before the key `demonstration` went."""
+    folder = tmp_path_factory.mktemp("s3_two_labels")
+    store = write_synthetic_store(folder / "lies_features", n_sentences=12, labels=np.arange(12) % 2 * 3)
+    mark_as_before(store)
     return store, write_ranking(folder / "results", store, KEYS[:2])
 
 

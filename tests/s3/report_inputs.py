@@ -19,14 +19,16 @@ KEYS = [(1, 24, 3), (0, 8, 3), (0, 24, 3), (0, 8, 60), (1, 8, 7), (0, 24, 11)]
 """The second and third are one family; the last has a page that is none of Neuronpedia's."""
 
 
-def write_store(folder: Path, demonstration: bool = False, **options: Any) -> Path:
-    """A synthetic store, of the demonstration model where asked for."""
-    store = write_synthetic_store(folder, words=AWKWARD, input_name="lies.csv", **options)
-    if demonstration:
-        manifest = read_json(store / "manifest.json", "manifest")
-        manifest["model"]["demonstration"] = True
-        write_json(store / "manifest.json", manifest)
-    return store
+def write_store(folder: Path, **options: Any) -> Path:
+    """A synthetic store with awkward words."""
+    return write_synthetic_store(folder, words=AWKWARD, input_name="lies.csv", **options)
+
+
+def mark_as_before(store: Path) -> None:
+    """Give a store the key that stores of before have: whether the model is a toy."""
+    manifest = read_json(store / "manifest.json", "manifest")
+    manifest["model"]["demonstration"] = True
+    write_json(store / "manifest.json", manifest)
 
 
 def ranked(rank: int, key: tuple[int, int, int]) -> RankedFeature:
@@ -114,11 +116,9 @@ def full_summary(store: FeatureStore) -> dict[str, Any]:
     }
 
 
-def write_report_inputs(
-    folder: Path, summary: dict[str, Any] | None = None, demonstration: bool = False, **options: Any
-) -> list[str]:
+def write_report_inputs(folder: Path, summary: dict[str, Any] | None = None, **options: Any) -> list[str]:
     """A store and results; returns the arguments of build_report.py that name them."""
-    store = write_store(folder / "lies_features", demonstration, **options)
+    store = write_store(folder / "lies_features", **options)
     features = [ranked(rank, key) for rank, key in enumerate(KEYS, start=1)]
     falling = [ranked(1, (1, 24, 40))]
     content = full_summary(FeatureStore(store)) | (summary or {})

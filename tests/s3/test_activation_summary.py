@@ -140,4 +140,3 @@ def test_the_text_says_what_the_numbers_say(traces: Traces) -> None:
     assert "1:24:3  rank 1  score 0.90, held-out -" in text
     assert "0:8:60  rank 3, below the filters of the ranking" in text
     assert document["kind_rule"] in text
-    assert "demonstration" not in text

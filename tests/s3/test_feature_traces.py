@@ -87,8 +87,8 @@ def test_results_of_another_store_are_refused(tmp_path: Path, results_folder: Pa
         load_traces(other, read_results(results_folder), 5, [])
 
 
-def test_labels_are_all_or_the_wanted_ones(demonstration: tuple[Path, Path]) -> None:
-    store = FeatureStore(demonstration[0])
+def test_labels_are_all_or_the_wanted_ones(two_labels: tuple[Path, Path]) -> None:
+    store = FeatureStore(two_labels[0])
     assert check_labels(store, []) == [0, 3]
     assert check_labels(store, [3, 3]) == [3]
     with pytest.raises(UserError, match="no sentence has label 1; there are the labels 0, 3"):

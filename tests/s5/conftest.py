@@ -23,7 +23,6 @@ def synthetic_dataset(
     target: str = "label",
     unit: str = "sentence",
     normalization: str = "standardize",
-    demonstration: bool = False,
     seed: int = 0,
 ) -> ClassifierDataset:
     """The first input carries the label (times `effect`), the rest is noise; every fifth sentence a label
@@ -62,7 +61,6 @@ def synthetic_dataset(
             "notes": [],
             "normalization": normalization,
             "model": "synthetic",
-            "demonstration": demonstration,
             "store": {"name": "synthetic", "fingerprint": "0" * 64},
         },
     )
