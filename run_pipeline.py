@@ -1,27 +1,23 @@
-"""Run the six stages and the report for one trait and one configuration, skipping what is current.
+"""Run the six stages and the report for one or more traits, skipping what is current.
 
 Calls the scripts that a user would call, and prints each command before it runs it.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline_common.claims import claim_output
 from pipeline_common.command_line import HelpFormatter, Stopwatch
 from pipeline_common.errors import UserError, exit_codes, on_interrupt
-from pipeline_common.files import read_json, sha256_of_file, write_json, write_text
+from pipeline_common.files import read_json, write_text
+from pipeline_common.staged_runs import Stage, call, run_if_needed
 from s1_compute_all_features.feature_store import FeatureStore
-from s2_find_top_features.ranked_features import VERDICTS, read_results
+from s2_find_top_features.ranked_features import read_results
 
 ROOT = Path(__file__).resolve().parent
 S0, S1 = ROOT / "s0_dataset_generation", ROOT / "s1_compute_all_features"
@@ -31,7 +27,7 @@ SHARED_CODE = (ROOT / "pipeline_common", ROOT / "concept_evaluation")
 GEMMA_SCOPE = S1 / "gemma_scope_16k_configurations.json"
 EXPERIMENTS = ("d1_embedding_to_feature", "d2_hidden_to_feature", "d3_hidden_to_concept", "d4_sae_to_concept")
 QUICK_START_LAYERS = 6
-N_BEST = 5
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,7 @@ class Paths:
         experiments: their experiment folders of s5.
         sweep: the layer sweep of s5.
         report: the page of s3 that shows it all.
+        text: the same findings on one screen.
         state: what was run on what, and what came out.
     """
 
@@ -60,11 +57,12 @@ class Paths:
     experiments: tuple[Path, ...]
     sweep: Path
     report: Path
+    text: Path
     state: Path
 
     @classmethod
-    def of(cls, csv: Path, config: Path, name: str) -> "Paths":
-        """The paths of a pipeline with this name."""
+    def of(cls, csv: Path, config: Path, name: str, group: str | None = None) -> "Paths":
+        """The paths of a pipeline with this name; traits of one ``group`` share a layer sweep."""
         return cls(
             csv=csv,
             config=config,
@@ -75,31 +73,11 @@ class Paths:
                 S4 / "generated_datasets" / f"{name}_{experiment}.npz" for experiment in EXPERIMENTS
             ),
             experiments=tuple(S5 / "runs" / name / experiment for experiment in EXPERIMENTS),
-            sweep=S5 / "runs" / name / "layer_sweep",
+            sweep=S5 / "runs" / (group or name) / "layer_sweep",
             report=S3 / "reports" / f"{name}.html",
+            text=S3 / "reports" / f"{name}.txt",
             state=ROOT / "pipeline_state" / f"{name}.json",
         )
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the run.
-
-    Attributes:
-        name: ``s0`` to ``s5``, ``sweep`` or ``report``.
-        folder: where its commands run.
-        commands: scripts with their arguments; ``--overwrite`` and ``--resume`` are added when needed.
-        inputs: files that decide the outcome.
-        outputs: files that show the outcome, all of them written when the stage is complete.
-        resumes: its script goes on with an unfinished output by ``--resume``.
-    """
-
-    name: str
-    folder: Path
-    commands: list[list[str]]
-    inputs: list[Path]
-    outputs: list[Path]
-    resumes: bool = False
 
 
 def data_stage(paths: Paths, trait: str | None, definition: str | None = None) -> Stage:
@@ -132,12 +110,15 @@ def fetched_model(config: Path) -> list[Path]:
     return [record] if record and record.is_file() else []
 
 
-def ranking_stage(paths: Paths) -> Stage:
-    """s2: the ranked features."""
+def ranking_stage(paths: Paths, others: Sequence[Paths] = ()) -> Stage:
+    """s2: the ranked features, read on the other traits' sentences too where there are any."""
     command = ["analyze_features.py", "--input", os.path.relpath(paths.store, S2)]
     command += ["--output", os.path.relpath(paths.results, S2)]
+    if others:
+        command += ["--contrast", *(os.path.relpath(other.store, S2) for other in others)]
+    inputs = [one.store / "manifest.json" for one in (paths, *others)]
     outputs = [paths.results / "ranked_features.csv", paths.results / "summary.json"]
-    return Stage("s2", S2, [command], [paths.store / "manifest.json"], outputs)
+    return Stage("s2", S2, [command], inputs, outputs)
 
 
 def plotting_stage(paths: Paths) -> Stage:
@@ -194,155 +175,84 @@ def training_stage(paths: Paths) -> Stage:
     )
 
 
-def sweep_stage(paths: Paths) -> Stage:
-    """s5 again: at which layer the trait becomes readable."""
-    command = ["framework/sweep_layers.py", "--input", os.path.relpath(paths.store, S5)]
-    command += ["--output", os.path.relpath(paths.sweep, S5)]
-    outputs = [paths.sweep / "layer_sweep.csv", paths.sweep / "layer_sweep.json"]
-    return Stage("sweep", S5, [command], [paths.store / "manifest.json"], outputs)
+def sweep_stage(all_paths: Sequence[Paths]) -> Stage:
+    """s5 again: at which layer each trait becomes readable."""
+    sweep = all_paths[0].sweep
+    command = ["framework/sweep_layers.py", "--input"]
+    command += [os.path.relpath(paths.store, S5) for paths in all_paths]
+    command += ["--output", os.path.relpath(sweep, S5)]
+    inputs = [paths.store / "manifest.json" for paths in all_paths]
+    return Stage("sweep", S5, [command], inputs, [sweep / "layer_sweep.csv", sweep / "layer_sweep.json"])
 
 
 def report_stage(paths: Paths) -> Stage:
-    """s3 again, last because it shows the sweep: one page with everything that was found."""
+    """s3 again, last because it shows the sweep: a page with everything that was found, and one screen."""
     sweep = paths.sweep / "layer_sweep.csv"
     command = ["build_report.py", "--s2-results", os.path.relpath(paths.results, S3)]
     command += ["--s1-data", os.path.relpath(paths.store, S3), "--output", os.path.relpath(paths.report, S3)]
     audit = S0 / "audits" / f"{paths.csv.stem}_audit.json"
     command += ["--layer-sweep", os.path.relpath(sweep, S3), "--audit", os.path.relpath(audit, S3)]
+    command += ["--text", os.path.relpath(paths.text, S3)]
     inputs = [paths.results / "summary.json", paths.results / "ranked_features.csv", sweep, audit]
-    return Stage("report", S3, [command], inputs, [paths.report])
+    return Stage("report", S3, [command], inputs, [paths.report, paths.text])
 
 
-def record_of(stage: Stage) -> dict[str, Any]:
-    """What decides the outcome of a stage: its commands, its input files and its code."""
-    code = hashlib.sha256()
-    for folder in (stage.folder, *SHARED_CODE):
-        for path in sorted([*folder.rglob("*.py"), *folder.glob("templates/*")]):
-            code.update(f"{path.relative_to(ROOT)} {sha256_of_file(path)}\n".encode())
-    return {
-        "commands": stage.commands,
-        "inputs": {os.path.relpath(path, ROOT): sha256_of_file(path) for path in stage.inputs},
-        "code": code.hexdigest(),
-    }
-
-
-def digests(paths: Sequence[Path]) -> dict[str, str | None]:
-    """SHA-256 of each file, None where it is missing."""
-    return {os.path.relpath(path, ROOT): sha256_of_file(path) if path.is_file() else None for path in paths}
+def index_stage(all_paths: Sequence[Paths], index: Path) -> Stage:
+    """s3 once more: a page that lists the reports of several traits."""
+    reports = [paths.report for paths in all_paths]
+    command = ["build_report.py", "--index", *(os.path.relpath(report, S3) for report in reports)]
+    return Stage("index", S3, [[*command, "--output", os.path.relpath(index, S3)]], reports, [index])
 
 
 def run_stage(stage: Stage, state_file: Path) -> None:
-    """Run a stage, unless the same commands on the same files and code left the outputs that stand there.
-
-    An output that an earlier run of this pipeline made is replaced; one that somebody else made is left to
-    the stage's own script to refuse.
-
-    Raises:
-        UserError: a command failed; its own message stands above.
-    """
-    state = read_json(state_file, "pipeline state") if state_file.exists() else {}
-    before = state.get(stage.name, {})
-    record = record_of(stage)
-    unchanged = {key: before.get(key) for key in record} == record
-    finished = before.get("outputs") or before.get("replaces")
-    as_finished = finished == digests(stage.outputs)
-    if unchanged and as_finished and "outputs" in before:
-        print(f"{stage.name}: complete and current, skipped", flush=True)
-        return
-    if before or not any(path.exists() for path in stage.outputs):
-        # Not recorded otherwise: what somebody else made must be refused again next time.
-        state[stage.name] = {**record, "replaces": finished}
-        write_json(state_file, state)
-    watch = Stopwatch()
-    # A rerun that was stopped before it replaced the finished output finds it as it was.
-    resume = not before or (unchanged and not as_finished)
-    for command in stage.commands:
-        extra = []
-        if stage.resumes:
-            extra = ["--resume"] if resume else ["--overwrite"]
-        elif before and "--output" in command:
-            extra = ["--overwrite"]
-        call(stage.folder, [*command, *extra])
-    missing = [path for path in stage.outputs if not path.is_file()]
-    if missing:
-        raise UserError(f"{stage.name}: {missing[0]} was not written, although every command succeeded")
-    state[stage.name] = {**record, "outputs": digests(stage.outputs)}
-    write_json(state_file, state)
-    print(f"{stage.name}: done in {watch.seconds:.0f} s", flush=True)
-
-
-def call(folder: Path, command: Sequence[str]) -> None:
-    """Print a command as a user would type it, and run it in its stage's folder.
-
-    Raises:
-        UserError: it did not end with exit code 0.
-    """
-    shown = f"cd {folder.name} && uv run python {shlex.join(command)}"
-    print(f"\n$ {shown}", flush=True)
-    script = str(folder / command[0])
-    code = subprocess.run([sys.executable, script, *command[1:]], cwd=folder).returncode
-    if code:
-        raise UserError(
-            f"{folder.name}: {command[0]} ended with exit code {code}, see above; when it is mended, run the "
-            "same pipeline command again: what is complete is skipped"
-        )
+    """Run a stage of this project, unless it is complete and current."""
+    run_if_needed(stage, state_file, ROOT, SHARED_CODE, call)
 
 
 def summarize(paths: Paths) -> str:
-    """Where everything is, and the best features with their train and held-out metrics."""
-    results = read_results(paths.results)
+    """What was found, as the report's screen has it, and where everything is."""
     lines = [
         "",
+        paths.text.read_text(encoding="utf-8"),
         f"ranked features     {os.path.relpath(paths.results / 'ranked_features.csv')}",
         f"plots               {os.path.relpath(paths.plots)}",
         "classifier metrics  " + os.path.relpath(paths.experiments[0].parent) + "/*/working/results.json",
         f"layer sweep         {os.path.relpath(paths.sweep / 'layer_sweep.csv')}",
-        "",
-        f"the {N_BEST} features ranked first on train, those that pass the filters before the others:",
-        f"{'layer:l0:feature':<18}{'filters':<9}{'score':>7}{'pearson':>9}{'AUROC':>7}  | "
-        f"held-out{'score':>7}{'pearson':>9}{'AUROC':>7}",
+        f"report              {os.path.relpath(paths.report)}",
     ]
-    for feature in results.features[:N_BEST]:
-        train, held_out = (
-            "".join(
-                f"{'' if values[metric] is None else format(values[metric], '.2f'):>{width}}"
-                for metric, width in (("interpretability_score", 7), ("pearson", 9), ("auroc_3_vs_0", 7))
-            )
-            for values in (feature.train, feature.held_out)
-        )
-        passed = "pass" if feature.passes_filters else "-"
-        row = f"{feature.key:<18}{passed:<9}{train}  |         {held_out}  {feature.neuronpedia_url}"
-        lines.append(row.rstrip())
-    lines += findings(results.summary)
     return "\n".join(lines)
 
 
-def findings(summary: dict[str, Any]) -> list[str]:
-    """What the permutation null and the bag of words say of the ranking."""
-    null, verdict = summary["significance"], summary["verdict"]
-    lines = []
-    if null is not None and null["n_tested"]:
-        n_found, n_tested = null["n_discoveries"], null["n_tested"]
-        lines.append(f"discoveries: {n_found:,} of {n_tested:,} tested features at q < {null['level']}")
-    if verdict is not None:
-        lines.append(f"verdict on the held-out sentences: {VERDICTS[verdict['word']]}")
-    return lines
+def compared(all_paths: Sequence[Paths]) -> str:
+    """Where the comparisons of several traits are."""
+    sweep = all_paths[0].sweep
+    rows = [
+        ("specificity", all_paths[0].results / "specificity_matrix.csv"),
+        ("emergence curves", sweep / "layer_sweep_all_traits.png"),
+        ("all reports", S3 / "reports" / f"{sweep.parent.name}.html"),
+    ]
+    return "\n".join(["", *(f"{what:<20}{os.path.relpath(path)}" for what, path in rows)])
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
         description="Run the six stages in order: audit the sentences, extract, rank, plot, prepare, train;\n"
-        "then sweep over the layers and build the report.\n"
+        "then sweep over the layers and build the report. Of several traits the best features are read on\n"
+        "each other's sentences too, and the emergence curves come in one picture.\n"
         "A stage is skipped while its command, its inputs, its code and its outputs are what they were.\n\n"
         "  uv run python run_pipeline.py --trait dishonesty --config "
         "s1_compute_all_features/gpt2_small_configurations.json\n"
+        "  uv run python run_pipeline.py --trait caring aggression --config "
+        "s1_compute_all_features/smollm2_configurations.json\n"
         "  uv run python run_pipeline.py --input my_sentences.csv",
         formatter_class=HelpFormatter,
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--trait", help="a trait with a file in s0_dataset_generation/expanded_data, or with seeds"
+        "--trait",
+        nargs="+",
+        help="traits with a file in s0_dataset_generation/expanded_data, or with seeds; or all of them",
     )
     source.add_argument("--input", type=Path, help="any labelled CSV")
     parser.add_argument("--definition", help="what --trait means, where stage 0 is to write its sentences")
@@ -358,6 +268,54 @@ def default_name(csv: Path, config: Path) -> str:
     return f"{csv.stem}_{config.stem.removesuffix('_configurations')}"
 
 
+def trait_csv(trait: str) -> Path:
+    """The labelled CSV of a trait; it need not exist where there are seeds for it.
+
+    Raises:
+        UserError: there is neither.
+    """
+    name = re.sub(r"\W+", "_", trait.lower()).strip("_")
+    csv = S0 / "expanded_data" / f"{name}.csv"
+    seeds = S0 / "initial_hendrycks_data" / csv.name
+    if not csv.is_file() and not seeds.exists():
+        traits = ", ".join(sorted(path.stem for path in csv.parent.glob("*.csv")))
+        raise UserError(
+            f"{csv}: no such file, and no seeds at {seeds}; there are {traits}; stage 0's USAGE.md tells how "
+            "to add one"
+        )
+    return csv
+
+
+def shipped_traits() -> list[str]:
+    """The traits with a dataset and seeds of their own."""
+    seeds = sorted((S0 / "initial_hendrycks_data").glob("*.csv"))
+    return [path.stem for path in seeds if (S0 / "expanded_data" / path.name).is_file()]
+
+
+def run_pipelines(all_paths: Sequence[Paths], traits: Sequence[str | None], definition: str | None) -> None:
+    """Every stage of every trait, those of several traits last."""
+    group = all_paths[0] if len(all_paths) == 1 else None
+    shared_state = (
+        all_paths[0].state if group else ROOT / "pipeline_state" / f"{all_paths[0].sweep.parent.name}.json"
+    )
+    for paths in all_paths:
+        claim_output(paths.state)
+    if not group:
+        claim_output(shared_state)
+    for paths, trait in zip(all_paths, traits, strict=True):
+        run_stage(data_stage(paths, trait, definition), paths.state)
+        run_stage(extraction_stage(paths), paths.state)
+    for paths in all_paths:
+        run_stage(ranking_stage(paths, [other for other in all_paths if other != paths]), paths.state)
+        for stage_of in (plotting_stage, dataset_stage, training_stage):
+            run_stage(stage_of(paths), paths.state)  # made when it is due: some read earlier results
+    run_stage(sweep_stage(all_paths), shared_state)
+    for paths in all_paths:
+        run_stage(report_stage(paths), paths.state)
+    if not group:
+        run_stage(index_stage(all_paths, S3 / "reports" / f"{shared_state.stem}.html"), shared_state)
+
+
 @exit_codes
 @on_interrupt("what is complete is kept; run the same command again to go on")
 def main(argv: Sequence[str] | None = None) -> int:
@@ -368,33 +326,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.name in ("", "..") or Path(arguments.name).name != arguments.name
     ):
         parser.error(f"--name {arguments.name!r}: expected a name without slashes")
-    if arguments.trait is not None and not re.fullmatch(r"\w[\w -]*", arguments.trait):
-        parser.error(f"--trait {arguments.trait!r}: expected a word or phrase such as dishonesty")
-    if arguments.definition is not None and arguments.trait is None:
-        parser.error("--definition says what a --trait means; sentences of --input have their labels")
+    for trait in arguments.trait or ():
+        if not re.fullmatch(r"\w[\w -]*", trait):
+            parser.error(f"--trait {trait!r}: expected a word or phrase such as dishonesty")
+    if arguments.definition is not None and len(arguments.trait or ()) != 1:
+        parser.error("--definition says what one --trait means; sentences of --input have their labels")
     if not arguments.config.is_file():
         shipped = os.path.relpath(S1 / "gpt2_small_configurations.json")
         raise UserError(
             f"{arguments.config}: no such file; expected an SAE configuration file such as {shipped}"
         )
-    trait = None if arguments.trait is None else re.sub(r"\W+", "_", arguments.trait.lower()).strip("_")
-    csv = arguments.input.resolve() if trait is None else S0 / "expanded_data" / f"{trait}.csv"
-    seeds = S0 / "initial_hendrycks_data" / csv.name
-    if not csv.is_file() and (trait is None or not seeds.exists()):
-        traits = ", ".join(sorted(path.stem for path in csv.parent.glob("*.csv")))
-        advice = f", and no seeds at {seeds}; there are {traits}; stage 0's USAGE.md tells how to add one"
-        raise UserError(f"{csv}: no such file{advice if trait else ''}")
-    config = arguments.config.resolve()
-    paths = Paths.of(csv, config, arguments.name or default_name(csv, config))
-    claim_output(paths.state)
     watch = Stopwatch()
-    run_stage(data_stage(paths, arguments.trait, arguments.definition), paths.state)
-    later = (extraction_stage, ranking_stage, plotting_stage, dataset_stage, training_stage, sweep_stage)
-    for stage_of in (*later, report_stage):  # each is made when it is due: some read earlier results
-        run_stage(stage_of(paths), paths.state)
-    print(summarize(paths))
+    config = arguments.config.resolve()
+    if arguments.trait is None:
+        traits: list[str | None] = [None]
+        csvs = [arguments.input.resolve()]
+        if not csvs[0].is_file():
+            raise UserError(f"{csvs[0]}: no such file")
+    else:
+        traits = list(dict.fromkeys(shipped_traits() if arguments.trait == [ALL] else arguments.trait))
+        csvs = [trait_csv(trait) for trait in traits if trait is not None]
+    if len(csvs) == 1:
+        all_paths = [Paths.of(csvs[0], config, arguments.name or default_name(csvs[0], config))]
+    else:
+        named = Path("_".join(csv.stem for csv in csvs) if arguments.trait != [ALL] else "all_traits.csv")
+        group = arguments.name or default_name(named, config)
+        all_paths = [Paths.of(csv, config, default_name(csv, config), group) for csv in csvs]
+    run_pipelines(all_paths, traits, arguments.definition)
+    for paths in all_paths:
+        print(summarize(paths))
+    if len(all_paths) > 1:
+        print(compared(all_paths))
     print(f"in all {watch.seconds:.0f} s")
-    print(f"report: {os.path.relpath(paths.report)}")
     return 0
 
 

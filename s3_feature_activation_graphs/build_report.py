@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--layer-sweep", type=Path, metavar="FILE", help="the CSV of stage 5's sweep_layers.py")
     add("--audit", type=Path, metavar="FILE", help="the JSON of stage 0's audit_dataset.py on the sentences")
+    add("--text", type=Path, metavar="FILE", help="also write the findings as text, for a terminal")
     add("--seed", type=count, default=0, help="of the random choice of sentences")
     add("--overwrite", action="store_true", help="replace the output file")
     return parser
@@ -68,8 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.index is None and arguments.s1_data is None:
         parser.error("--s1-data is needed: the feature store that the results were made from")
-    if arguments.index is not None and (arguments.s1_data or arguments.layer_sweep or arguments.audit):
-        parser.error("--index lists reports that exist; it takes no --s1-data, --layer-sweep or --audit")
+    of_a_trait = (arguments.s1_data, arguments.layer_sweep, arguments.audit, arguments.text)
+    if arguments.index is not None and any(of_a_trait):
+        parser.error(
+            "--index lists reports that exist; it takes no --s1-data, --layer-sweep, --audit, --text"
+        )
     if arguments.output.suffix != ".html":
         parser.error(f"--output {arguments.output}: expected the name of an HTML file, such as report.html")
     configure_logging("s3_feature_activation_graphs")
@@ -79,17 +83,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if output.is_dir():
         raise UserError(f"{arguments.output}: a folder; name the HTML file to write")
     check_way(output, arguments.overwrite, "report")
+    if arguments.text is not None:
+        check_way(arguments.text.resolve(), arguments.overwrite, "text")
     claim_output(output)
-    page = index_page(arguments.index, output) if arguments.index else report_page(arguments)
-    write_text(output, page)
+    if arguments.index:
+        write_text(output, index_page(arguments.index, output))
+    else:
+        page, text = report_page(arguments)
+        if arguments.text is not None:
+            write_text(arguments.text, text + "\n")
+        write_text(output, page)
     size_mb = output.stat().st_size / 1e6
     logger.info("wrote %.1f MB in %.1f s", size_mb, stopwatch.seconds)
     print(f"report: {os.path.relpath(output)}")
     return 0
 
 
-def report_page(arguments: argparse.Namespace) -> str:
-    """The HTML of one trait's report.
+def report_page(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The HTML of one trait's report, and its findings as text.
 
     Raises:
         UserError: an input cannot be read, or does not belong to the others.
@@ -102,6 +113,7 @@ def report_page(arguments: argparse.Namespace) -> str:
     from s3_feature_activation_graphs.report_content import Evidence, report_content
     from s3_feature_activation_graphs.report_emergence import read_layer_sweep
     from s3_feature_activation_graphs.report_provenance import provenance
+    from s3_feature_activation_graphs.report_summary import first_layers_as_good, summary_text
 
     results = read_results(arguments.s2_results)
     store = FeatureStore(arguments.s1_data)
@@ -114,13 +126,14 @@ def report_page(arguments: argparse.Namespace) -> str:
         explanations=read_explanations(arguments.s2_results),
         specificity=read_specificity(arguments.s2_results),
         sweep=sweep,
-        broken_limits=read_broken_limits(arguments.audit, store) if arguments.audit else [],
+        broken_limits=read_broken_limits(arguments.audit, store) if arguments.audit else None,
     )
     content = report_content(trait, traces, evidence, arguments.max_sentences, arguments.seed)
     content["provenance"] = provenance(
         store, results, evidence.other_traits, _hashes(arguments), _own_command(arguments), arguments.seed
     )
-    return report_rendering.render("report.html", content)
+    first_as_good = first_layers_as_good(arguments.layer_sweep, trait) if arguments.layer_sweep else {}
+    return report_rendering.render("report.html", content), summary_text(content, sweep, first_as_good)
 
 
 def index_page(reports: Sequence[Path], output: Path) -> str:

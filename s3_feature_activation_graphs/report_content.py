@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from s1_compute_all_features.feature_store import pool_dense
+from concept_evaluation.metrics import auroc
+from s1_compute_all_features.feature_store import FeatureStore, pool_dense
 from s2_find_top_features.ranked_features import FILTER_LETTERS, RankedFeature, RankedResults
 from s3_feature_activation_graphs.activation_summary import summarise
 from s3_feature_activation_graphs.feature_traces import Traces
@@ -37,13 +38,14 @@ class Evidence:
         explanations: what Neuronpedia says; empty where stage 2 did not ask.
         specificity: the rows of ``specificity.csv``; empty without a contrast.
         sweep: the rows of stage 5's layer sweep; empty without one.
+        broken_limits: what stage 0's audit warns of; None where no audit was given.
     """
 
     results: RankedResults
     explanations: Sequence[Mapping[str, Any]] = ()
     specificity: Sequence[Mapping[str, Any]] = ()
     sweep: Sequence[SweepRow] = ()
-    broken_limits: Sequence[str] = ()
+    broken_limits: Sequence[str] | None = None
 
     @property
     def other_traits(self) -> list[str]:
@@ -76,7 +78,8 @@ def report_content(
         "summary": summary,
         "rank_by": summary["settings"]["rank_by"].replace("_", " "),
         "verdict": verdict_cards(results),
-        "broken_limits": evidence.broken_limits,
+        "broken_limits": evidence.broken_limits or [],
+        "audited": evidence.broken_limits is not None,
         "baselines": baseline_rows(results),
         "rows": rows,
         "filters": {
@@ -207,11 +210,18 @@ def feature_sections(
                 "n_active": about["n_active_sentences"],
                 "n_sentences": about["n_sentences"],
                 "peak_tokens": about["peak_tokens"][:N_PEAK_TOKENS],
+                "held_out_auroc_3_vs_1": _against_hard_negatives(pooled[:, column], store),
                 "chart": strip_chart(pooled[:, column], store.labels, store.held_out),
                 "others": [row for row in specificity if row["rank"] == feature.rank],
             }
         )
     return sections
+
+
+def _against_hard_negatives(activations: np.ndarray, store: FeatureStore) -> float | None:
+    """Held-out AUROC of label 3 against label 1, the trait's words without the trait: [n_sentences] in."""
+    chosen = store.held_out & np.isin(store.labels, (1, 3))
+    return auroc(activations[chosen], store.labels[chosen] == 3)
 
 
 def trait_matrix(summary: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -73,8 +73,12 @@ class FakeStages:
         if command[0] == "framework/sweep_layers.py":
             self.write(output / "layer_sweep.csv", f"sweep of {(folder / given['--input']).name}")
             self.write(output / "layer_sweep.json", "{}")
-        if command[0] == "build_report.py":
+        if command[0] == "build_report.py" and "--index" not in given:
             assert all((folder / given[flag]).is_file() for flag in ("--layer-sweep", "--audit"))
+            self.write(output)
+            self.write(folder / given["--text"], f"what was found, {output.stem}\n")
+        elif command[0] == "build_report.py":
+            assert (folder / given["--index"]).is_file()
             self.write(output)
 
     def write(self, path, text=None):
@@ -162,7 +166,7 @@ def test_the_commands_name_the_files_of_the_stage_before(stages, command):
         "--s2-results ../s2_find_top_features/results/caring_tiny_results "
         "--s1-data ../s1_compute_all_features/caring_tiny_features --output reports/caring_tiny.html "
         "--layer-sweep ../s5_classifier_training/runs/caring_tiny/layer_sweep/layer_sweep.csv "
-        "--audit ../s0_dataset_generation/audits/caring_audit.json",
+        "--audit ../s0_dataset_generation/audits/caring_audit.json --text reports/caring_tiny.txt",
     ]
 
 
@@ -274,33 +278,69 @@ def test_a_trait_with_seeds_alone_is_expanded_first(stages, project, command):
     assert "s0 expand_dataset.py" not in stages.scripts()
 
 
-def test_the_summary_says_where_everything_is_and_names_the_five_best(
-    stages, command, project, monkeypatch, capsys
-):
+def test_the_end_is_what_was_found_and_where_everything_is(stages, command, project, monkeypatch, capsys):
     monkeypatch.chdir(project)
     assert rp.main(command) == 0
-    summary = capsys.readouterr().out.split("ranked features", 1)[1]
+    found, places = capsys.readouterr().out.split("ranked features", 1)
+    assert "what was found, caring_tiny" in found
     for place in (
         "s2_find_top_features/results/caring_tiny_results/ranked_features.csv",
         "s3_feature_activation_graphs/plots_caring_tiny",
         "s5_classifier_training/runs/caring_tiny/*/working/results.json",
         "s5_classifier_training/runs/caring_tiny/layer_sweep/layer_sweep.csv",
+        "report              s3_feature_activation_graphs/reports/caring_tiny.html",
     ):
-        assert place in summary
-    rows = [line.split() for line in summary.splitlines() if line[:1].isdigit()]
-    assert [row[0] for row in rows] == [":".join(map(str, key)) for key in BEST[:5]]
-    assert rows[0] == [
-        "1:24:3",
-        "pass",
-        "0.90",
-        "0.88",
-        "|",
-        "0.45",
-    ]  # a metric that does not exist stays empty
-    assert "discoveries: 2 of 240 tested features at q < 0.05" in summary
-    assert "verdict on the held-out sentences: cannot tell the best feature from bag of words" in summary
-    assert "in all " in summary
-    assert summary.splitlines()[-1] == "report: s3_feature_activation_graphs/reports/caring_tiny.html"
+        assert place in places
+    assert places.splitlines()[-1].startswith("in all ")
+
+
+@pytest.fixture
+def two_traits(stages):
+    (rp.S0 / "expanded_data" / "bravery.csv").write_text("sentence,concept_strength_label\nbold,0\n")
+    return ["--trait", "bravery", "caring", "--config", str(rp.S1 / "tiny_configurations.json")]
+
+
+def test_several_traits_are_compared(two_traits, stages, project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert rp.main(two_traits) == 0
+    by_script = {}
+    for _, script, *arguments in stages.commands:
+        by_script.setdefault(script, []).append(" ".join(arguments))
+    assert [text.split("--contrast ")[1] for text in by_script["analyze_features.py"]] == [
+        "../s1_compute_all_features/caring_tiny_features",
+        "../s1_compute_all_features/bravery_tiny_features",
+    ]
+    assert by_script["framework/sweep_layers.py"] == [
+        "--input ../s1_compute_all_features/bravery_tiny_features "
+        "../s1_compute_all_features/caring_tiny_features --output runs/bravery_caring_tiny/layer_sweep"
+    ]
+    assert by_script["build_report.py"][-1] == (
+        "--index reports/bravery_tiny.html reports/caring_tiny.html --output reports/bravery_caring_tiny.html"
+    )
+    told = capsys.readouterr().out
+    for place in (
+        "what was found, bravery_tiny",
+        "what was found, caring_tiny",
+        "s2_find_top_features/results/bravery_tiny_results/specificity_matrix.csv",
+        "s5_classifier_training/runs/bravery_caring_tiny/layer_sweep/layer_sweep_all_traits.png",
+        "s3_feature_activation_graphs/reports/bravery_caring_tiny.html",
+    ):
+        assert place in told
+    stages.scripts()
+    assert rp.main(two_traits) == 0
+    assert stages.scripts() == []
+
+
+def test_all_means_every_trait_with_seeds_and_sentences(two_traits, stages):
+    (rp.S0 / "initial_hendrycks_data").mkdir()
+    for trait in ("bravery", "caring", "sloth"):  # no sentences of the last
+        (rp.S0 / "initial_hendrycks_data" / f"{trait}.csv").write_text("sentence,concept_strength_label\n")
+    assert rp.main(["--trait", "all", *two_traits[3:]]) == 0
+    assert (rp.S3 / "reports" / "all_traits_tiny.html").is_file()
+    assert sorted(path.name for path in rp.S1.glob("*_features")) == [
+        "bravery_tiny_features",
+        "caring_tiny_features",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -335,6 +375,7 @@ def test_what_is_missing_is_told_before_anything_runs(
         [],
         ["--trait", "caring", "--input", "x.csv"],
         ["--input", "x.csv", "--definition", "what it means"],
+        ["--trait", "caring", "bravery", "--definition", "what it means"],
         ["--trait", "caring", "--name", ""],
         ["--trait", "caring", "--name", ".."],
         ["--trait", "caring", "--name", "a/b"],
@@ -363,8 +404,10 @@ def test_every_script_that_the_pipeline_calls_exists_and_takes_its_flags():
         rp.extraction_stage(paths),
         rp.ranking_stage(paths),
         rp.plotting_stage(paths),
-        rp.sweep_stage(paths),
+        rp.ranking_stage(paths, [paths]),
+        rp.sweep_stage([paths, paths]),
         rp.report_stage(paths),
+        rp.index_stage([paths, paths], paths.report.with_name("all.html")),
     ]
     for stage in stages:
         for script, *arguments in stage.commands:
