@@ -79,8 +79,8 @@ def _findings(summary: Mapping[str, Any]) -> list[str]:
     if found is None:
         return ["No permutation null was computed: nothing here tells a finding from noise."]
     return [
-        f"{found['n_discoveries']:,} of {found['n_tested']:,} tested features go with the label beyond chance "
-        f"(q < {found['level']}, {found['n_permutations']} permutations)."
+        f"{found['n_discoveries']:,} of {found['n_tested']:,} tested features go with the label beyond "
+        f"chance (q < {found['level']}, {found['n_permutations']} permutations)."
     ]
 
 

@@ -152,9 +152,9 @@ def model_card(
         "## Figures",
         "",
         "On text that no SAE was trained on, without special tokens and attention sinks. A feature counts "
-        "as dead where it fires on none of these tokens. Loss is the next-token cross-entropy in nats; "
-        "recovered is how much of the way from mean ablation (0) back to the untouched model (1) is left when "
-        "the layer's output is replaced by the reconstruction.",
+        "as dead where it fires on none of these tokens. Loss is the next-token cross-entropy in nats, with "
+        "the layer's output as it is, replaced by the reconstruction, and replaced by its mean; recovered is "
+        "1 where the reconstruction costs nothing, 0 where it is no better than the mean.",
     ]
     for text, by_layer in figures.items():
         first = next(iter(by_layer.values()))

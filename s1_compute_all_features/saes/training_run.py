@@ -60,6 +60,8 @@ def run(arguments: argparse.Namespace, command: str) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     texts = [_described(path) for path in arguments.texts]
+    for path in arguments.measure:
+        _described(path)
     entry, relative_to = _model_entry(arguments)
     logger.info("loading %s", entry.id)
     kind, device = resolve_device(arguments.device)
@@ -141,7 +143,7 @@ def run(arguments: argparse.Namespace, command: str) -> None:
 
 def _described(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"--texts: {path}: no such file")
+        raise UserError(f"{path}: no such file; expected text to train or measure on")
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
 
 
