@@ -41,6 +41,7 @@ from s1_compute_all_features.store_layout import (
     block_folder,
     hidden_file_name,
     input_layer_of,
+    model_name,
     pooled_name,
     read_manifest,
     sae_as_json,
@@ -67,6 +68,7 @@ __all__ = [
     "hidden_file_name",
     "input_layer_of",
     "is_content",
+    "model_name",
     "read_manifest",
     "sae_as_json",
     "sae_file_name",
@@ -180,6 +182,11 @@ class FeatureStore:
     def model_id(self) -> str:
         """The language model, as the configuration names it."""
         return str(self.manifest["model"]["id"])
+
+    @property
+    def model_name(self) -> str:
+        """The language model for people: its id, or the name of its folder."""
+        return model_name(self.manifest["model"])
 
     @cached_property
     def starts(self) -> np.ndarray:

@@ -123,6 +123,20 @@ def input_layer_of(hook: str) -> int:
     return int(match[1]) - (match[2] == "pre")
 
 
+def model_name(model: Mapping[str, Any]) -> str:
+    """A manifest's model as pages and pictures name it: a hub id whole, a folder without the way to it.
+
+    >>> model_name({"id": "google/gemma-2-2b", "revision": "c5ebcd40d208330abc697524c919956e692655cf"})
+    'google/gemma-2-2b'
+    >>> model_name({"id": "/home/ada/models/gemma", "revision": 64 * "0"})
+    'gemma'
+    """
+    name = str(model["id"])
+    # The revision of a folder is the SHA-256 of its files, 64 digits; a commit of the hub has 40.
+    is_folder = len(str(model.get("revision") or "")) == 64 or Path(name).is_absolute()
+    return (re.split(r"[/\\]", name.rstrip("/\\"))[-1] or name) if is_folder else name
+
+
 def block_folder(store: Path, block: int) -> Path:
     """Folder of a block, e.g. ``block_0003``."""
     return store / f"block_{block:04d}"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from s1_compute_all_features.feature_store import model_name
 from s2_find_top_features.ranked_features import FILTER_LETTERS, VERDICTS, RankedFeature, RankedResults
 
 _SHOWN = (
@@ -74,7 +75,7 @@ def _counts(summary: Mapping[str, Any]) -> list[str]:
         for name, counts in summary["sentences"].items()
     }
     return [
-        f"{summary['n_features']:,} features of {summary['model']['id']}; "
+        f"{summary['n_features']:,} features of {model_name(summary['model'])}; "
         f"{summary['n_active_on_train']:,} active on train, {summary['n_passing']:,} pass "
         f"(pearson >= {settings['min_pearson']}, tpr >= {settings['min_tpr']}, fpr <= {settings['max_fpr']}, "
         f"monotonic); pooling {settings['pooling']}",

@@ -199,7 +199,7 @@ def _centre(values: np.ndarray) -> dict[str, float | None]:
 
 def source_line(store: FeatureStore) -> str:
     """Model and store, for the foot of a figure."""
-    return f"{store.model_id}  |  {store.path.resolve().name}"
+    return f"{store.model_name}  |  {store.path.resolve().name}"
 
 
 def summary_document(
@@ -221,7 +221,7 @@ def summary_document(
         "store": {
             "name": store.path.resolve().name,
             "fingerprint": store.fingerprint,
-            "model": store.model_id,
+            "model": store.model_name,
         },
         "settings": {"labels": list(labels), **settings},
         "library_versions": library_versions(LIBRARIES),

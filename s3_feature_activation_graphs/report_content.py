@@ -73,7 +73,7 @@ def report_content(
     rows = ranked_rows(results, evidence.explanations, set(ids))
     return {
         "trait": trait,
-        "store": {"name": store.path.resolve().name, "model": store.model_id},
+        "store": {"name": store.path.resolve().name, "model": store.model_name},
         "one_token": store.manifest.get("settings", {}).get("tokens", "all") == "final",
         "summary": summary,
         "rank_by": summary["settings"]["rank_by"].replace("_", " "),
@@ -267,7 +267,7 @@ def overview(trait: str, traces: Traces, results: RankedResults) -> dict[str, An
     return {
         "trait": trait,
         "store": traces.store.path.resolve().name,
-        "model": traces.store.model_id,
+        "model": traces.store.model_name,
         "n_sentences": len(traces.store.labels),
         "n_features": summary["n_features"],
         "n_passing": summary["n_passing"],

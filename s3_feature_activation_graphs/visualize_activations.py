@@ -200,8 +200,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(output: Path, document: dict[str, Any]) -> None:
     """Print what was found and where it lies."""
-    if document["store"]["note"]:
-        print(document["store"]["note"])
     number = activation_summary.number
     print(f"{'feature':<18}{'kind':<22}{'fires in':>14}{'median peak at':>16}")
     for feature in document["features"]:

@@ -23,7 +23,7 @@ from s5_classifier_training.framework.experiment_folder import (
     versions,
 )
 from s5_classifier_training.framework.metrics import with_interval
-from s5_classifier_training.framework.tables import as_markdown, as_text, number
+from s5_classifier_training.framework.tables import as_markdown, as_text, named_model, number
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def details(entry: Entry) -> str:
     ]
     return "\n".join(
         [
-            f"{entry.title}: {dataset['strategy']} from {dataset['file']} ({dataset['model']}), "
+            f"{entry.title}: {dataset['strategy']} from {dataset['file']} ({named_model(dataset)}), "
             f"{results['n_train']:,} train and {results['n_test']:,} test {dataset['unit']}s, "
             f"{results['n_inputs']:,} inputs, {results['n_folds']} folds, seed {results['seed']}",
             as_text(["test score", results["best"], *baselines], rows),

@@ -139,7 +139,7 @@ def _described(trait: "Trait", rows: "Sequence[Row]", messages: dict[str, list[s
 
 
 def _source(traits: "Sequence[Trait]") -> str:
-    models = ", ".join(dict.fromkeys(trait.store.model_id for trait in traits))
+    models = ", ".join(dict.fromkeys(trait.store.model_name for trait in traits))
     return f"Model: {models};"
 
 

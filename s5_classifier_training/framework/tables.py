@@ -1,6 +1,14 @@
 """Small tables as aligned text and as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from s1_compute_all_features.feature_store import model_name
+
+
+def named_model(dataset: Mapping[str, Any]) -> str:
+    """The language model of a dataset, by its description, as pictures and tables name it."""
+    return model_name({"id": dataset["model"], **dataset.get("model_details", {})})
 
 
 def number(value: float | None, digits: int = 3) -> str:

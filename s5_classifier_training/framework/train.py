@@ -24,6 +24,7 @@ from s5_classifier_training.framework.experiment_folder import (
     add_experiment_arguments,
     chosen_experiments,
 )
+from s5_classifier_training.framework.tables import named_model
 
 if TYPE_CHECKING:
     from s4_classifier_data_prep.classifier_dataset import ClassifierDataset
@@ -189,7 +190,7 @@ def _draw(working: Path, name: str, dataset: "ClassifierDataset", outcome: "Outc
     score = results["test"][results["main_score"]]["value"]
     title = f"{name}: {results['best']}\n{results['n_test']:,} held-out {kind}, {results['main_score']} "
     title += "-" if score is None else f"{score:.3f}"
-    footer = f"model: {dataset.metadata['model']}"
+    footer = f"model: {named_model(dataset.metadata)}"
     if outcome.test.labels is None:
         (working / CONFUSION_PICTURE).unlink(missing_ok=True)
         target = dataset.y[dataset.held_out]

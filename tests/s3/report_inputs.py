@@ -26,8 +26,13 @@ def write_store(folder: Path, **options: Any) -> Path:
 
 def mark_as_before(store: Path) -> None:
     """Give a store the key that stores of before have: whether the model is a toy."""
+    write_model(store, {"demonstration": True})
+
+
+def write_model(store: Path, changes: dict[str, Any]) -> None:
+    """Change what a store says of its model."""
     manifest = read_json(store / "manifest.json", "manifest")
-    manifest["model"]["demonstration"] = True
+    manifest["model"].update(changes)
     write_json(store / "manifest.json", manifest)
 
 
@@ -116,9 +121,15 @@ def full_summary(store: FeatureStore) -> dict[str, Any]:
     }
 
 
-def write_report_inputs(folder: Path, summary: dict[str, Any] | None = None, **options: Any) -> list[str]:
+def write_report_inputs(
+    folder: Path,
+    summary: dict[str, Any] | None = None,
+    change_model: dict[str, Any] | None = None,
+    **options: Any,
+) -> list[str]:
     """A store and results; returns the arguments of build_report.py that name them."""
     store = write_store(folder / "lies_features", **options)
+    write_model(store, change_model or {})
     features = [ranked(rank, key) for rank, key in enumerate(KEYS, start=1)]
     falling = [ranked(1, (1, 24, 40))]
     content = full_summary(FeatureStore(store)) | (summary or {})

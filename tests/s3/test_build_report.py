@@ -12,7 +12,10 @@ from pipeline_common.files import read_json, write_json
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.analyze_features import main as analyze
 from s2_find_top_features.ranked_features import read_results
+from s2_find_top_features.report import format_report
+from s3_feature_activation_graphs.activation_summary import as_text, source_line, summary_document
 from s3_feature_activation_graphs.build_report import main
+from s3_feature_activation_graphs.feature_traces import load_traces
 from s3_feature_activation_graphs.report_rendering import TEMPLATES
 from tests.s3.report_inputs import KEYS, PAGE, ranked, write_report_inputs, write_store, write_sweep
 
@@ -226,6 +229,24 @@ def test_it_shows_what_stage_2_found_other_traits_included(
     assert FeatureStore(store).fingerprint in page.text
 
 
+def test_a_model_from_a_folder_is_named_without_the_way_to_it(tmp_path: Path) -> None:
+    model = {"id": "/home/ada/models/gemma", "revision": "0" * 64, "weights": "Q4_1, dequantised"}
+    inputs = write_report_inputs(tmp_path, change_model=model, n_sentences=16)
+    page = build(inputs, tmp_path / "r.html")
+    assert "/home/ada" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.json("overview")["model"] == "gemma"
+    assert "Q4_1, dequantised" in page.text
+    results = read_results(Path(inputs[1]))
+    traces = load_traces(FeatureStore(Path(inputs[3])), results, 2, [])
+    for text in (
+        source_line(traces.store),
+        as_text(summary_document(traces, [0, 3], {}, [])),
+        format_report(results, 5),
+    ):
+        assert "gemma" in text
+        assert "/home/ada" not in text
+
+
 def test_an_index_lists_reports_and_links_to_their_best_feature(
     inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,9 +255,7 @@ def test_an_index_lists_reports_and_links_to_their_best_feature(
     build(inputs, first)
     unknown = {"significance": None, "baselines": {}, "verdict": None}
     build(write_report_inputs(tmp_path, unknown, n_sentences=16), second)
-    of_before = second.read_text(encoding="utf-8").replace(
-        '{"anchor":', '{"demonstration": true, "anchor":', 1
-    )
+    of_before = re.sub('(id="overview">){', r'\1{"demonstration": true, ', second.read_text(encoding="utf-8"))
     assert '"demonstration": true' in of_before
     second.write_text(of_before, encoding="utf-8")
     index = tmp_path / "index.html"

@@ -89,6 +89,8 @@ def test_compare_says_when_the_data_differ(experiment, make_experiment, capsys):
     dataset = synthetic_dataset(target="activation")
     dataset.metadata["demonstration"] = True  # a key of before, which is gone
     dataset.metadata["store"] = {"name": "other", "fingerprint": "1" * 64}
+    dataset.metadata["model"] = "../models/gemma"
+    dataset.metadata["model_details"] = {"id": "../models/gemma", "revision": "0" * 64}
     other = make_experiment("d2_test", dataset, RIDGE)
     assert train.main([str(other)]) == 0
     capsys.readouterr()
@@ -97,6 +99,8 @@ def test_compare_says_when_the_data_differ(experiment, make_experiment, capsys):
     for note in ("different feature stores", "accuracy and r2"):
         assert note in output
     assert "demonstration" not in output
+    assert compare.main([str(other), "--detailed"]) == 0
+    assert "(gemma), " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv", [[], ["--all", "d3_hidden_to_concept"]])

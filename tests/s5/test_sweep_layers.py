@@ -16,7 +16,7 @@ from s5_classifier_training.framework import layer_models, layer_sweep
 from s5_classifier_training.framework.layer_models import LOGISTIC, NestedLogistic, nested_rows
 from s5_classifier_training.framework.layer_sweep import SweepSettings, sweep
 from s5_classifier_training.framework.metrics import scores_with_intervals
-from s5_classifier_training.framework.sweep_layers import emergence, main
+from s5_classifier_training.framework.sweep_layers import _source, emergence, main
 from s5_classifier_training.framework.trait_stores import open_traits
 from tests.s5.layer_store import random_sentences, write_layer_store
 
@@ -124,8 +124,8 @@ def test_several_traits_models_and_estimators_in_one_call(tmp_path):
     vectors = {layer: signal(labels, 1, d=8, seed=layer) for layer in range(3)}
     first = write_layer_store(tmp_path / "a", labels, vectors, input_name="caring.csv")
     second = write_layer_store(
-        tmp_path / "b", labels % 2 * 3, {0: signal(labels, 1, d=5)}, input_name="bravery.csv", model="other",
-        hidden_states="pooled",
+        tmp_path / "b", labels % 2 * 3, {0: signal(labels, 1, d=5)}, input_name="bravery.csv",
+        model="/home/ada/other", hidden_states="pooled",
     )  # fmt: skip
     command = ["--input", str(first), str(second), "--output", str(tmp_path / "sweep"), "--pooling", "max"]
     assert main([*command, "--estimators", "nearest_centroid", "ridge", "--layers", "0", EMBEDDINGS]) == 0
@@ -136,9 +136,14 @@ def test_several_traits_models_and_estimators_in_one_call(tmp_path):
         for estimator in ("nearest_centroid", "ridge")
         for layer in (EMBEDDINGS, "0")
     ]
-    assert {(row["trait"], row["model"]) for row in rows} == {("caring", "planted"), ("bravery", "other")}
+    assert {(row["trait"], row["model"]) for row in rows} == {
+        ("caring", "planted"),
+        ("bravery", "/home/ada/other"),
+    }
     pictures = {path.name for path in (tmp_path / "sweep").glob("*.png")}
     assert pictures == {f"layer_sweep_{name}.png" for name in ("caring", "bravery", "all_traits")}
+    # In pictures a folder stands without the way to it.
+    assert _source(open_traits([first, second])) == "Model: planted, other;"
 
 
 @pytest.mark.parametrize("labels", [np.arange(80) % 4, np.arange(80) % 2 * 3])
