@@ -5,8 +5,9 @@
 UV := $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
 RUN := $(if $(UV),$(UV) run --no-sync)
 DEMO_CONFIG := s1_compute_all_features/smollm2_configurations.json
+TRAIT := caring
 
-.PHONY: demo test test-browser test-slow check audit format install clean
+.PHONY: demo demo-all figures test test-browser test-slow check audit format install clean
 
 install: $(if $(findstring .venv-uv,$(UV)),$(UV))
 	$(if $(UV),$(UV) sync)
@@ -15,9 +16,19 @@ install: $(if $(findstring .venv-uv,$(UV)),$(UV))
 	python3 -m venv .venv-uv
 	.venv-uv/bin/pip install --quiet uv
 
+# One trait on the demonstration model: make demo TRAIT=aggression
 demo: install
 	$(RUN) python s1_compute_all_features/fetch_demo_model.py
-	$(RUN) python run_pipeline.py --trait caring --config $(DEMO_CONFIG)
+	$(RUN) python run_pipeline.py --trait $(TRAIT) --config $(DEMO_CONFIG)
+
+# The five traits, each one's best features read on the sentences of the others, all curves in one picture.
+demo-all: install
+	$(RUN) python s1_compute_all_features/fetch_demo_model.py
+	$(RUN) python run_pipeline.py --trait all --config $(DEMO_CONFIG)
+
+# The figures of README.md, measured anew.
+figures: demo-all
+	$(RUN) python docs/update_figures.py
 
 test: install
 	$(RUN) pytest -rs -m "not slow and not gpu and not network"

@@ -135,7 +135,8 @@ def _layers(sweep: Sequence[SweepRow], first_as_good: Mapping[str, int | str | N
         where = ", ".join([*as_good, *embeddings])
         lines += _wrapped(
             f"Layers: a classifier of hidden states ({best.name}) reads the trait best at "
-            f"{_layer(best.layer)}, held-out AUROC {number(best.auroc)}{interval(*best.interval)}"
+            f"{_layer(best.layer)}, held-out AUROC {number(best.auroc)}"
+            f"{interval(best.values['test_auroc_low'], best.values['test_auroc_high'])}"
             + (f"; {where}." if where else ".")
         )
     return ["", *lines] if lines else []
