@@ -171,11 +171,59 @@ def _finite(text: str) -> float:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV (UTF-8, comma, Unix line ends), atomically. None becomes an empty cell."""
+    """Write a CSV (UTF-8, comma, Unix line ends), atomically. None becomes an empty cell.
+
+    What `read_csv` accepts as text comes back from the file as it was, on any version of Python.
+
+    Raises:
+        UserError: a cell holds what `read_csv` refuses: a NUL, half a character, or too much text.
+    """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        lines = _CsvLines(path, handle)
+        # A first name that begins with a byte-order mark would be taken for the file's own, unless quoted.
+        marked = str(next(iter(columns), "")).startswith("\ufeff")
+        csv.writer(
+            lines, lineterminator="\r\n", quoting=csv.QUOTE_ALL if marked else csv.QUOTE_MINIMAL
+        ).writerow(columns)
+        csv.writer(lines, lineterminator="\r\n").writerows(rows)
+
+
+class _CsvLines:
+    """Takes a CSV writer's rows and puts them into a file with Unix line ends.
+
+    Python before 3.11.9 quotes a line end within a cell only where the writer's own line ends hold it.
+    So the writer is told to end lines with both characters, which is undone here.
+    """
+
+    def __init__(self, path: Path, handle: IO[str]) -> None:
+        self._path = path
+        self._handle = handle
+        self._n_rows = 0
+
+    def write(self, row: str) -> None:
+        self._n_rows += 1
+        try:
+            # Only a row that is too long can hold a cell that is.
+            if "\0" in row or len(row) > csv.field_size_limit():
+                self._refuse(row)
+            self._handle.write(row.removesuffix("\r\n") + "\n")
+        except UnicodeEncodeError:
+            raise self._error("half a character, which UTF-8 has not") from None
+
+    def _refuse(self, row: str) -> None:
+        if "\0" in row:
+            raise self._error("a NUL")
+        try:
+            list(csv.reader([row], strict=True))
+        except csv.Error:
+            limit = f"{csv.field_size_limit():,}"
+            raise self._error(f"more than {limit} characters in one cell") from None
+
+    def _error(self, what: str) -> UserError:
+        where = "the header" if self._n_rows == 1 else f"row {self._n_rows - 1}"
+        return UserError(
+            f"{self._path}: not written: {where} would hold {what}, which no reader takes; mend the text"
+        )
 
 
 def read_csv(path: Path, what: str) -> tuple[list[str], list[tuple[int, list[str]]]]:

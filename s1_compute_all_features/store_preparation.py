@@ -22,7 +22,6 @@ from s0_dataset_generation.labelled_sentences import (
 )
 from s1_compute_all_features.feature_store import (
     MANIFEST,
-    SENTENCE_COLUMNS,
     SENTENCES,
     BlockWriter,
     StoredSae,
@@ -230,7 +229,9 @@ def start_store(store: PreparedStore, overwrite: bool) -> None:
         "n_tokens": [len(sentence.texts) for sentence in store.task.sentences],
     }
     for name, values in data.further_columns.items():
-        columns[f"input_{name}" if name in SENTENCE_COLUMNS else name] = values
+        while name in columns:  # the store's own, or one that was renamed already
+            name = f"input_{name}"
+        columns[name] = values
     # The manifest first: by it a folder is known for a store, so that a killed run can be resumed.
     write_manifest(store.task.folder, store.manifest)
     write_sentences(store.task.folder, columns)
