@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from concept_evaluation.splits import similarity_groups
 from s0_dataset_generation.function_words import FUNCTION_WORDS, TOKEN_PATTERN
-from s0_dataset_generation.labelled_sentences import LABELS
+from s0_dataset_generation.labelled_sentences import LABELS, normal_form
 from s0_dataset_generation.trait_words import TraitWords, word_pattern
 
 NEIGHBOUR_COSINE = 0.5
@@ -119,11 +119,6 @@ def exact_duplicates(sentences: Sequence[str]) -> list[list[int]]:
     for index, sentence in enumerate(sentences):
         places.setdefault(normal_form(sentence), []).append(index)
     return [indices for indices in places.values() if len(indices) > 1]
-
-
-def normal_form(sentence: str) -> str:
-    """Equal for sentences that differ in case and spaces alone."""
-    return " ".join(sentence.casefold().split())
 
 
 def neighbour_clusters(sentences: Sequence[str]) -> list[list[int]]:

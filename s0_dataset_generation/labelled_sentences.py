@@ -1,5 +1,6 @@
 """Labelled sentences: the CSV that stage 0 writes, its checks, and the split that everyone keeps to."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ GROUP_COLUMN = "group"
 LABELS = (0, 1, 2, 3)
 SPLIT_SEED = 0
 LARGE_GROUP_FRACTION = 0.05
+_LINES_SHOWN, _CHARACTERS_SHOWN = 4, 80
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,9 @@ class Split:
 def read_labelled_sentences(path: Path, n_distinct_labels: int = 2) -> LabelledSentences:
     """Read and check a labelled CSV.
 
+    A sentence that stands there more than once, but for case and spaces, is used as it stands, and told in
+    the log: several people may have labelled it. With two labels it contradicts itself.
+
     Args:
         path: a UTF-8 CSV with the columns ``sentence`` and ``concept_strength_label``; further
             columns are kept.
@@ -81,6 +88,7 @@ def read_labelled_sentences(path: Path, n_distinct_labels: int = 2) -> LabelledS
             f"{path}: every sentence has label {labels[0]}; at least {n_distinct_labels} different "
             "labels are needed to compare"
         )
+    _tell_of_repeated_sentences(path, header, rows, labels)
     return _sentences(path, header, rows, labels, (SENTENCE_COLUMN, LABEL_COLUMN))
 
 
@@ -116,6 +124,42 @@ def _read_rows(path: Path, needed: tuple[str, ...]) -> tuple[list[str], list[tup
         if not cells[sentence_cell].strip():
             raise UserError(f"{path}: line {line}: the sentence is blank; fill it in or delete the row")
     return header, rows
+
+
+def normal_form(sentence: str) -> str:
+    """Equal for sentences that differ in case and spaces alone."""
+    return " ".join(sentence.casefold().split())
+
+
+def _tell_of_repeated_sentences(
+    path: Path, header: list[str], rows: list[tuple[int, list[str]]], labels: np.ndarray
+) -> None:
+    cell = header.index(SENTENCE_COLUMN)
+    places: dict[str, list[int]] = {}
+    for index, (_, cells) in enumerate(rows):
+        places.setdefault(normal_form(cells[cell]), []).append(index)
+    contradicting: list[list[int]] = []
+    alike: list[list[int]] = []
+    for indices in places.values():
+        if len(indices) > 1:
+            (alike if len(set(labels[indices].tolist())) == 1 else contradicting).append(indices)
+    for found, what, remedy in (
+        (contradicting, "different labels", "keep the line with the right label"),
+        (alike, "the same label", "each line counts; keep one"),
+    ):
+        if found:
+            first = found[0]
+            lines = [f"line {rows[index][0]} (label {labels[index]})" for index in first[:_LINES_SHOWN]]
+            _log.warning(
+                "warning: %s: %s there more than once with %s; the first is %r: %s%s; %s",
+                path,
+                "1 sentence stands" if len(found) == 1 else f"{len(found)} sentences stand",
+                what,
+                rows[first[0]][1][cell][:_CHARACTERS_SHOWN],
+                ", ".join(lines),
+                ", ..." if len(first) > _LINES_SHOWN else "",
+                remedy,
+            )
 
 
 def _sentences(

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -87,3 +89,44 @@ def test_split_is_stratified_and_keeps_near_duplicates_together(tmp_path):
     assert 15 <= split.held_out.sum() <= 25
     assert all(3 <= (labels[split.held_out] == label).sum() <= 7 for label in range(4))
     assert np.array_equal(split.held_out, assign_split(read_labelled_sentences(path)).held_out)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("He lied.,3\nIt rained.,0\nHe lied.,1\n", ["1 sentence stands .* different labels.*'He lied.'.*"]),
+        (
+            "a,1\nb,2\nB,3\n",
+            ["different labels; the first is 'b': line 3 \\(label 2\\), line 4 \\(label 3\\); keep"],
+        ),
+        (
+            '"a b",1\n"a  B ",1\nc,0\n',
+            ["the same label; the first is 'a b': line 2 .*, line 3 .*; each line counts"],
+        ),
+        (
+            "a,1\na,1\nb,0\nb,3\nb,3\n",
+            ["1 sentence stands .*different.*'b': line 4", "1 sentence stands .*same.*'a': line 2"],
+        ),
+        ("a,0\n" * 6 + "a,1\n", [r"'a': line 2 \(label 0\), .*, line 5 \(label 0\), \.\.\.; keep"]),
+        ("a,0\na b,1\n", []),
+    ],
+)
+def test_a_sentence_that_stands_twice_is_told_with_its_lines_and_used_as_it_stands(
+    tmp_path, caplog, rows, told
+):
+    path = tmp_path / "data.csv"
+    path.write_text(f"sentence,concept_strength_label\n{rows}", encoding="utf-8")
+    data = read_labelled_sentences(path)
+    assert len(data.sentences) == rows.count("\n")
+    assert len(caplog.messages) == len(told)
+    for message, pattern in zip(caplog.messages, told, strict=True):
+        assert message.startswith(f"warning: {path}: ")
+        assert re.search(pattern, message)
+
+
+def test_what_is_told_of_a_sentence_holds_no_control_characters(tmp_path, caplog):
+    path = tmp_path / "data.csv"
+    path.write_text('sentence,concept_strength_label\n"\x1b[2Jx\ry",0\n"\x1b[2Jx\ry",3\n', encoding="utf-8")
+    read_labelled_sentences(path)
+    (message,) = caplog.messages
+    assert message.isprintable()

@@ -17,10 +17,9 @@ from s0_dataset_generation.dataset_audit import (
     SHORTCUTS,
     audit,
     broken_limits,
-    normal_form,
     shared_sentences,
 )
-from s0_dataset_generation.labelled_sentences import read_labelled_sentences
+from s0_dataset_generation.labelled_sentences import normal_form, read_labelled_sentences
 from s0_dataset_generation.sentence_generation import MAX_WORDS, MIN_WORDS
 from s0_dataset_generation.trait_words import TRAIT_WORDS
 
