@@ -18,8 +18,12 @@ MAX_ROUNDS = 6
 ESTIMATED_TOKENS_PER_LABEL = 24
 
 
-def _plain_integer(value: object) -> object:
-    # True equals 1 and 2.0 equals 2, but neither is a label that was given.
+def _integer_meant(value: object) -> object:
+    # "3" and 3.0 can mean nothing else. True equals 1, but is no label that was given, and 2.5 is none.
+    if isinstance(value, str) and value in map(str, LABELS):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if type(value) is not int:
         raise ValueError("not an integer")
     return value
@@ -31,7 +35,7 @@ class GivenLabel(BaseModel):
     model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
 
     id: str
-    label: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_plain_integer)]
+    label: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_integer_meant)]
 
 
 def rate_sentences(

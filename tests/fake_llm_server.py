@@ -155,11 +155,11 @@ def fake_llm_server(respond: Respond | None = None) -> Iterator[FakeLLMServer]:
         thread.join()
 
 
-def chat_reply(content: str | None, **further: Any) -> Reply:
+def chat_reply(content: str | list[Any] | None, **further: Any) -> Reply:
     """A well-formed chat completion with that content.
 
     Args:
-        content: of the message.
+        content: of the message, a text or a list of parts.
         further: ``refusal`` and ``finish_reason``; anything else goes to `Reply`.
     """
     message = {"role": "assistant", "content": content, "refusal": further.pop("refusal", None)}

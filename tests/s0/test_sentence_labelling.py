@@ -68,7 +68,7 @@ def contradicting(items):
 
 
 def out_of_range(items):
-    return [{**items[0], "label": 7}, {**items[1], "label": "3"}, *items[2:]]
+    return [{**items[0], "label": 7}, {**items[1], "label": "three"}, *items[2:]]
 
 
 def with_a_stray(items):
