@@ -201,6 +201,11 @@ class _CsvLines:
         self._n_rows = 0
 
     def write(self, row: str) -> None:
+        """Take one row, line end and all.
+
+        Raises:
+            UserError: no reader would take it.
+        """
         self._n_rows += 1
         try:
             # Only a row that is too long can hold a cell that is.

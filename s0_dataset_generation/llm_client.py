@@ -1,17 +1,13 @@
-"""The only module that talks to an LLM: chat completions with structured output, retried and journalled."""
+"""Asking an LLM: settings, requests, and a client that journals every outcome and knows when to stop."""
 
 import argparse
 import asyncio
-import contextlib
-import dataclasses
 import logging
 import os
 import re
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,22 +15,24 @@ from urllib.parse import urlsplit
 from pipeline_common.command_line import positive_int
 from pipeline_common.errors import UserError
 from pipeline_common.files import sha256_of_json
-from s0_dataset_generation.llm_reply import json_schema_format, read_reply
+from s0_dataset_generation.llm_connection import Connection
+from s0_dataset_generation.llm_refusals import one_line
+from s0_dataset_generation.llm_reply import said_in
 from s0_dataset_generation.reply_journal import Outcome, ReplyJournal
 
 if TYPE_CHECKING:
-    import openai
     from pydantic import BaseModel
 
 ENV_FILE = Path(__file__).parent / ".env"
 DEFAULT_MODEL = "gpt-4.1-mini"
 PUBLIC_ENDPOINT = "https://api.openai.com/v1"
 
-# The client library retries 408, 409, 429, 5xx, timeouts and dropped connections with exponential
-# backoff and jitter, and obeys Retry-After up to two minutes.
 _RETRIES = 5
-_LONGEST_PAUSE_SECONDS = 120
 _GIVE_UP_AFTER_FAILURES = 4
+_GIVE_UP_AFTER_USELESS = 5
+"""Replies at the start without anything of use. More than the requests in flight by default, so that one bad
+moment of a server does not end a run."""
+_LONGEST_QUOTE = 200
 
 _log = logging.getLogger(__name__)
 
@@ -72,11 +70,15 @@ class LLMRequest:
         messages: chat messages.
         item_type: pydantic model of one item of the reply, ``{"items": [...]}``.
         attempt: tells apart questions whose text is the same; asked again means another attempt.
+        is_of_use: whether an item is one that was asked for. A run whose first replies hold none is stopped.
     """
 
     messages: list[dict[str, str]]
     item_type: "type[BaseModel]"
     attempt: str
+    is_of_use: Callable[[Mapping[str, Any]], bool] = field(
+        default=lambda item: True, repr=False, compare=False
+    )
 
     @property
     def estimated_prompt_tokens(self) -> int:
@@ -154,8 +156,10 @@ class LLMClient:
         self.failures: Counter[str] = Counter()
         self.prompt_tokens = 0
         self.completion_tokens = 0
-        self._json_schema = True
+        self._connection = Connection(settings, journal.path, ENV_FILE)
         self._failures_in_a_row = 0
+        self._useless: list[Outcome] = []
+        self._has_had_use = False
         self._has_asked = False
 
     def ask(self, requests: Sequence[LLMRequest], description: str) -> list[Outcome]:
@@ -166,8 +170,8 @@ class LLMClient:
             description: for the progress bar.
 
         Raises:
-            UserError: the key or the model is refused, the quota is used up, or the server gives no
-                usable answer several times in a row.
+            UserError: the key or the model is refused, the quota is used up, the server gives no answer
+                several times in a row, or none of its first replies is of any use.
         """
         digests = [self._digest(request) for request in requests]
         fresh = {
@@ -178,10 +182,14 @@ class LLMClient:
         if fresh and not self._has_asked:
             self._tell_of_other_requests(len(self.journal) - len(set(digests) - set(fresh)))
         self._has_asked = True
-        if fresh:
-            asyncio.run(self._ask_all(fresh, description))
-        outcomes = [outcome for digest in digests if (outcome := self.journal.get(digest)) is not None]
-        self.failures.update(outcome.failure.split(":")[0] for outcome in outcomes if outcome.failure)
+        for digest, request in zip(digests, requests, strict=True):
+            self._note_use(request, self.journal.get(digest))
+        try:
+            if fresh:
+                asyncio.run(self._ask_all(fresh, description))
+        finally:
+            outcomes = [outcome for digest in digests if (outcome := self.journal.get(digest)) is not None]
+            self.failures.update(outcome.failure.split(":")[0] for outcome in outcomes if outcome.failure)
         return outcomes
 
     def usage_line(self) -> str:
@@ -213,34 +221,33 @@ class LLMClient:
         return sha256_of_json([self.settings.model, request.messages, item, request.attempt])
 
     async def _ask_all(self, requests: dict[str, LLMRequest], description: str) -> None:
-        import openai
         from tqdm import tqdm
+        from tqdm.contrib.logging import logging_redirect_tqdm
 
         gate = asyncio.Semaphore(self.settings.concurrency)
-        async with openai.AsyncOpenAI(
-            api_key=self.settings.api_key,
-            base_url=self.settings.base_url,
-            max_retries=_RETRIES,
-            timeout=self.settings.timeout_seconds,
-        ) as client:
+        async with self._connection.open(_RETRIES) as client:
 
             async def ask_one(digest: str, request: LLMRequest) -> tuple[str, Outcome]:
                 async with gate:
-                    return digest, await self._ask_one(client, request)
+                    return digest, await self._connection.ask(client, request)
 
             tasks = [asyncio.create_task(ask_one(digest, request)) for digest, request in requests.items()]
             try:
-                with tqdm(total=len(tasks), desc=description, unit="request") as progress:
+                # What is logged meanwhile gets a line of its own, above the bar.
+                with (
+                    logging_redirect_tqdm(),
+                    tqdm(total=len(tasks), desc=description, unit="request") as progress,
+                ):
                     for finished in asyncio.as_completed(tasks):
                         digest, outcome = await finished
-                        self._record(digest, outcome)
+                        self._record(digest, requests[digest], outcome)
                         progress.update()
             finally:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _record(self, digest: str, outcome: Outcome) -> None:
+    def _record(self, digest: str, request: LLMRequest, outcome: Outcome) -> None:
         self.journal.append(digest, outcome)
         self.n_asked += 1
         self.prompt_tokens += outcome.prompt_tokens or 0
@@ -253,78 +260,24 @@ class LLMClient:
                 f"with {outcome.failure!r}; replies so far are kept in {self.journal.path}; check --base-url "
                 "and --model and run again"
             )
+        self._note_use(request, outcome)
+        if self._has_had_use:
+            return
+        self._useless.append(outcome)
+        if len(self._useless) >= _GIVE_UP_AFTER_USELESS:
+            raise UserError(self._all_useless())
 
-    async def _ask_one(self, client: "openai.AsyncOpenAI", request: LLMRequest) -> Outcome:
-        import openai
+    def _note_use(self, request: LLMRequest, outcome: Outcome | None) -> None:
+        """One outcome with something that was asked for shows that the server can, in an earlier run too."""
+        self._has_had_use |= outcome is not None and any(map(request.is_of_use, outcome.items))
 
-        try:
-            body = await self._complete(client, request)
-            outcome = read_reply(body, request.item_type)
-            return dataclasses.replace(outcome, reply=self._hide_key(body))
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            # The server's own text may quote the key, so it is not shown.
-            raise UserError(
-                f"{self.settings.endpoint}: the key was refused ({error.status_code}); set a valid "
-                f"OPENAI_API_KEY in {ENV_FILE} or in the environment"
-            ) from None
-        except openai.NotFoundError:
-            raise UserError(
-                f"{self.settings.endpoint}: no model {self.settings.model!r} there (404); check --model and "
-                "--base-url (which ends in /v1 on most servers)"
-            ) from None
-        except (openai.RateLimitError, openai.InternalServerError) as error:
-            if error.code == "insufficient_quota":
-                raise UserError(f"{self.settings.endpoint}: the account's quota is used up (429)") from None
-            # The client library waits for shorter ones.
-            if (pause := _requested_pause(error.response.headers)) > _LONGEST_PAUSE_SECONDS:
-                raise UserError(
-                    f"{self.settings.endpoint}: the server asks for a pause of {pause:.0f} seconds "
-                    f"({error.status_code}); replies so far are kept in {self.journal.path}; run the same "
-                    "command again after that"
-                ) from None
-            return Outcome(failure=self._without_key(f"no answer: {error}"))
-        except openai.APIConnectionError as error:
-            return Outcome(failure=self._without_key(f"no answer: {error}"))
-        except openai.APIStatusError as error:
-            return Outcome(failure=self._without_key(f"rejected: {error}"))
-
-    async def _complete(self, client: "openai.AsyncOpenAI", request: LLMRequest) -> str:
-        """The body of the reply, asking for JSON mode where the server has no JSON schemas."""
-        import openai
-
-        def ask(response_format: dict[str, Any]) -> Awaitable[Any]:
-            # Typed for literal dictionaries; ours are built at run time.
-            create: Callable[..., Awaitable[Any]] = client.chat.completions.with_raw_response.create
-            return create(
-                model=self.settings.model, messages=request.messages, response_format=response_format
-            )
-
-        if self._json_schema:
-            try:
-                return (await ask(json_schema_format(request.item_type))).text
-            except (openai.BadRequestError, openai.UnprocessableEntityError):
-                pass  # no JSON schemas here, or a bad request: JSON mode tells which
-        text = (await ask({"type": "json_object"})).text
-        if self._json_schema:
-            _log.info("the server refuses JSON schemas: JSON mode and our own checks are used")
-            self._json_schema = False
-        return text
-
-    def _without_key(self, text: str) -> str:
-        # Before the text is cut: half a key would not be found.
-        return self._hide_key(" ".join(text.split()))[:300]
-
-    def _hide_key(self, text: str) -> str:
-        # "none" stands for no key and would blank out a common word.
-        key = self.settings.api_key
-        return text if key == "none" else text.replace(key, "(key)")
-
-
-def _requested_pause(headers: Mapping[str, str]) -> float:
-    """Seconds that the header Retry-After asks for, as a number or as a date; 0 without it."""
-    text = headers.get("retry-after", "")
-    with contextlib.suppress(ValueError):
-        return float(text)
-    with contextlib.suppress(ValueError, TypeError):
-        return parsedate_to_datetime(text).timestamp() - time.time()
-    return 0.0
+    def _all_useless(self) -> str:
+        kinds = Counter(outcome.failure or "nothing that was asked for" for outcome in self._useless)
+        told = ", ".join(f"{kind} x{n}" for kind, n in sorted(kinds.items()))
+        quoted = next((outcome.reply for outcome in reversed(self._useless) if outcome.reply), None)
+        quote = f"; one of them says: {one_line(said_in(quoted), _LONGEST_QUOTE)!r}" if quoted else ""
+        return (
+            f"{self.settings.endpoint}: the first {len(self._useless)} replies are of no use ({told}){quote}"
+            f"; no more are asked for, and these are kept in {self.journal.path}; try another --model, or "
+            "fewer sentences a request with --batch-size"
+        )

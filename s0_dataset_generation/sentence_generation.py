@@ -3,8 +3,9 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +23,8 @@ AFTER_A_SHORTFALL = (
     "run the same command again to ask for more, or with --accept-shortfall to end with what there is"
 )
 MIN_WORDS, MAX_WORDS = 5, 35
+MAX_CHARACTERS = 1_000
+"""Of a sentence: no 35 words of any language are longer, but a model that repeats a letter is."""
 ESTIMATED_TOKENS_PER_SENTENCE = 35
 
 
@@ -102,7 +105,9 @@ class SentenceGenerator:
             self._next_batch[label] += 1
             briefs = sentence_briefs(label, min(self._batch_size, n_sentences - start), batch, self._seed)
             messages = generation_messages(self._trait, label, briefs, self._seeds, batch, self._seed)
-            result.append((briefs, LLMRequest(messages, WrittenSentence, f"label {label} batch {batch}")))
+            of_use = _of_use(frozenset(brief["id"] for brief in briefs))
+            request = LLMRequest(messages, WrittenSentence, f"label {label} batch {batch}", of_use)
+            result.append((briefs, request))
         return result
 
     def shuffled(self) -> tuple[list[str], list[int]]:
@@ -126,7 +131,7 @@ class SentenceGenerator:
             else:
                 by_id[item["id"]] = clean_sentence(item["sentence"])
         sentences = [by_id[identifier] for identifier in ids if identifier in by_id]
-        usable = [sentence for sentence in sentences if MIN_WORDS <= len(sentence.split()) <= MAX_WORDS]
+        usable = [sentence for sentence in sentences if _has_length(sentence)]
         self.rejected["length"] += len(sentences) - len(usable)
         self.rejected["missing in the reply"] += len(ids) - len(sentences)
         return usable
@@ -148,6 +153,15 @@ class SentenceGenerator:
                 kept.add(index)
                 seen.add(duplicate_key(sentence))
                 self.accepted[label].append(sentence)
+
+
+def _of_use(ids: frozenset[str]) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether an item of a reply to a batch of these ids is a sentence that was asked for."""
+    return lambda item: item.get("id") in ids and _has_length(clean_sentence(str(item.get("sentence"))))
+
+
+def _has_length(sentence: str) -> bool:
+    return MIN_WORDS <= len(sentence.split()) <= MAX_WORDS and len(sentence) <= MAX_CHARACTERS
 
 
 def seeds_by_label(seeds: LabelledSentences) -> dict[int, list[str]]:

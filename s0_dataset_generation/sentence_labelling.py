@@ -110,7 +110,10 @@ def _request(
     trait: Trait, order: Mapping[str, str], names: Sequence[str], rater: int, attempt: int
 ) -> LLMRequest:
     messages = labelling_messages(trait, {name: order[name] for name in names})
-    return LLMRequest(messages, GivenLabel, f"rater {rater} attempt {attempt}")
+    asked = frozenset(names)
+    return LLMRequest(
+        messages, GivenLabel, f"rater {rater} attempt {attempt}", lambda item: item.get("id") in asked
+    )
 
 
 def _labels_in_agreement(names: Sequence[str], items: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -36,7 +36,7 @@ ONLY_IN = {
         ("torch", "transformers", "sae_lens", "transformer_lens", "tokenizers", "safetensors"),
         "s1_compute_all_features",
     ),
-    "openai": "s0_dataset_generation.llm_client",
+    "openai": "s0_dataset_generation.llm_connection",
 }
 """Library to the only package or module that imports it."""
 
@@ -186,7 +186,13 @@ def deeds_of_an_import(module: str, source: str) -> list[str]:
     for node in ast.parse(source).body:
         defines = isinstance(
             node,
-            ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign | ast.FunctionDef | ast.ClassDef,
+            ast.Import
+            | ast.ImportFrom
+            | ast.Assign
+            | ast.AnnAssign
+            | ast.FunctionDef
+            | ast.AsyncFunctionDef
+            | ast.ClassDef,
         )
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         guard = isinstance(node, ast.If) and ast.unparse(node.test) in (

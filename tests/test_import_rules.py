@@ -157,7 +157,7 @@ def test_an_import_that_does_something_is_seen(source, message, tmp_path):
             "from safetensors import safe_open",
             "only s1_compute_all_features does",
         ),
-        ("s0_dataset_generation.x", "import openai", "only s0_dataset_generation.llm_client does"),
+        ("s0_dataset_generation.x", "import openai", "only s0_dataset_generation.llm_connection does"),
         ("s1_compute_all_features.x", "from .feature_store import FeatureStore", "relatively"),
         ("s1_compute_all_features.x", "from . import feature_store", "relatively"),
     ],
@@ -174,7 +174,7 @@ def test_wrong_imports_are_seen(module, source, message):
         ("s4_classifier_data_prep.x", "from s1_compute_all_features.feature_store import FeatureStore"),
         ("s5_classifier_training.x", "import sklearn, pipeline_common.files, concept_evaluation.splits"),
         ("concept_evaluation.x", "import math\nfrom scipy.sparse import csr_matrix"),
-        ("s0_dataset_generation.llm_client", "import openai"),
+        ("s0_dataset_generation.llm_connection", "import openai"),
     ],
 )
 def test_right_imports_pass(module, source):

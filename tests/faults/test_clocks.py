@@ -12,7 +12,7 @@ from tests.source_rules import modules_of_the_project
 CLOCKS = {"st_mtime", "st_ctime", "st_atime", "st_mtime_ns", "getmtime", "getctime", "getatime"}
 WALL_CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 ALLOWED = {
-    "s0_dataset_generation.llm_client": "time.time",  # a server's Retry-After may be a date
+    "s0_dataset_generation.llm_connection": "time.time",  # a server's Retry-After may be a date
     "s5_classifier_training.framework.checkpoint": "datetime.now",  # put down in version.json
     "s5_classifier_training.framework.new_experiment": "datetime.now",  # heads the note
 }

@@ -103,6 +103,15 @@ def test_nothing_is_asked_twice_but_another_attempt_is(server, make_client):
     assert len(server.requests) == 3
 
 
+def test_replies_of_earlier_versions_answer_the_same_requests(server, make_client, tmp_path):
+    digest = "162351b468914233a265a6214f9b068e7a9ebba5cc1fa362b90b4c1d4b455c26"
+    line = {"digest": digest, "items": [ITEM], "failure": None, "prompt_tokens": 5, "completion_tokens": 1}
+    journal = [{"reply_journal": 1}, {**line, "reply": "as it came"}]
+    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in journal))
+    assert make_client().ask([request()], "asking")[0].items == [ITEM]
+    assert server.requests == []
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -174,21 +183,229 @@ def test_a_reply_is_kept_as_it_came_but_for_the_key(server, make_client):
     assert json.loads(content)["items"] == [ITEM, {"id": "(key)", "sentence": 3}]
 
 
-def test_a_server_without_json_schemas_gets_json_mode_from_then_on(server, make_client):
+def form_of(recorded):
+    return recorded.body.get("response_format", {}).get("type", "text")
+
+
+def server_that_takes(forms, refusal):
+    """Answers requests of these forms, and others with the refusal."""
+    return lambda recorded: items_reply([ITEM]) if form_of(recorded) in forms else refusal
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 500])
+@pytest.mark.parametrize(
+    ("taken", "tried"),
+    [
+        (("json_schema", "text"), ["json_schema"]),
+        (("json_object", "text"), ["json_schema", "json_object"]),
+        (("text",), ["json_schema", "json_object", "text"]),
+    ],
+)
+def test_the_form_that_a_server_takes_is_found_once_and_said_with_its_reason(
+    server, make_client, caplog, status, taken, tried
+):
+    caplog.set_level(logging.INFO)
+    reason = "'response_format.type' is not supported by this model"
+    server.respond = server_that_takes(taken, error_reply(status, reason))
+    client = make_client(concurrency=1)
+    start = time.monotonic()
+    for text in ("one", "two", "three"):
+        assert client.ask([request(text)], "asking")[0].items == [ITEM]
+    assert time.monotonic() - start < 5  # nobody waits for a refusal to pass
+    assert [form_of(recorded) for recorded in server.requests] == [*tried, tried[-1], tried[-1]]
+    told = [message for message in caplog.messages if "the server refuses requests" in message]
+    assert len(told) == len(tried) - 1 - (len(tried) == 3)
+    words = {"json_object": "in JSON mode", "text": "in plain text"}
+    for message in told:
+        # A server error that names what it refuses is a bad request in all but its number.
+        assert f"with a JSON schema{' and in JSON mode' if len(tried) == 3 else ''} (Error code: " in message
+        assert reason in message
+        assert f"for the rest of the run they are made {words[tried[-1]]}" in message
+
+
+def test_requests_at_once_agree_on_a_form_and_no_more_are_refused_than_were_under_way(server, make_client):
+    server.respond = server_that_takes(("text",), error_reply(400, "no response_format here"))
+    outcomes = make_client(concurrency=4).ask([request(str(number)) for number in range(20)], "asking")
+    assert [outcome.items for outcome in outcomes] == [[ITEM]] * 20
+    assert sum(form_of(recorded) != "text" for recorded in server.requests) <= 4 * 2
+
+
+def test_a_server_error_that_names_no_form_is_waited_for_first(server, make_client, monkeypatch):
+    monkeypatch.setattr(llm_client, "_RETRIES", 1)
+    server.respond = server_that_takes(("text",), error_reply(500, "oops", retry_after="0.01"))
+    client = make_client(concurrency=1)
+    assert client.ask([request()], "asking")[0].items == [ITEM]
+    forms = ["json_schema", "json_schema", "json_object", "text"]
+    assert [form_of(recorded) for recorded in server.requests] == forms
+    server.script.append(error_reply(500, "oops", retry_after="0.01"))  # decided: now it is only busy
+    assert client.ask([request("two")], "asking")[0].items == [ITEM]
+    assert [form_of(recorded) for recorded in server.requests[4:]] == ["text", "text"]
+
+
+def test_a_model_without_system_messages_gets_one_message_and_keeps_its_schema(server, make_client, caplog):
+    caplog.set_level(logging.INFO)
+
     def respond(recorded):
-        if recorded.body["response_format"]["type"] == "json_schema":
-            return error_reply(400, "response_format json_schema is not supported")
+        if recorded.body["messages"][0]["role"] == "system":
+            return error_reply(500, "Jinja error: System role not supported")
         return items_reply([ITEM])
 
     server.respond = respond
-    outcomes = make_client(concurrency=1).ask([request(str(number)) for number in range(3)], "asking")
-    assert [outcome.items for outcome in outcomes] == [[ITEM]] * 3
-    kinds = [recorded.body["response_format"]["type"] for recorded in server.requests]
-    assert kinds == ["json_schema", "json_object", "json_object", "json_object"]
+    client = make_client()
+    messages = [{"role": "system", "content": "Be careful."}, {"role": "user", "content": "one"}]
+    assert client.ask([LLMRequest(messages, GivenLabel, "0")], "asking")[0].items == [ITEM]
+    assert server.requests[1].body["messages"] == [{"role": "user", "content": "Be careful.\n\none"}]
+    assert [form_of(recorded) for recorded in server.requests] == ["json_schema"] * 2
+    assert "they are made with a JSON schema and without a system message" in caplog.text
 
 
-def test_a_request_that_is_rejected_either_way_is_a_failure_and_schemas_stay(server, make_client):
-    server.script += [error_reply(400, "content policy"), error_reply(400, "content policy")]
+def in_200(code, message="the reason", **further):
+    body = json.dumps({"error": {"message": message, "code": code, **further}})
+    return Reply(body, headers={"Retry-After": "0.01"})
+
+
+def test_an_error_in_a_reply_of_status_200_is_that_error(server, make_client):
+    server.script += [
+        in_200(429),
+        in_200(503),
+        in_200("rate_limit_exceeded"),
+        in_200(None, type="server_error"),
+    ]
+    assert make_client().ask([request()], "asking")[0].items == [ITEM]
+    assert len(server.requests) == 5  # each was tried again, as the status would have been
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (in_200(401), r"the key was refused \(401\).*the server says: the reason"),
+        (in_200("invalid_api_key"), r"the key was refused \(401\)"),
+        (in_200(404), r"no model 'm' there \(404\).*the server says: the reason"),
+        (in_200("model_not_found"), r"no model 'm' there \(404\)"),
+        (in_200(402, "Insufficient credits"), "'rejected: Error code: 402 - Insufficient credits'"),
+        (in_200(None), "'rejected: Error code: 400 - the reason'"),
+        (in_200(12345), "'rejected: Error code: 400 - the reason'"),
+        (Reply('{"error": "the reason", "choices": []}'), "'rejected: Error code: 400 - the reason'"),
+        (
+            Reply('{"object": "error", "message": "the \\u001b[2Jreason", "error": null}'),
+            "Error code: 400 - the",
+        ),
+        (Reply('{"choices": [{"error": {"code": 402, "message": "m"}, "message": {}}]}'), "code: 402 - m"),
+    ],
+)
+def test_an_error_in_a_reply_of_status_200_ends_the_run_as_its_status_would(
+    server, make_client, reply, message
+):
+    server.respond = lambda recorded: reply
+    with pytest.raises(UserError, match=message) as caught:
+        make_client(concurrency=1).ask([request(str(number)) for number in range(9)], "asking")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_null_error_beside_an_answer_is_none(server, make_client):
+    body = {**json.loads(items_reply([ITEM]).body), "error": None}
+    server.respond = lambda recorded: Reply(json.dumps(body))
+    assert make_client().ask([request()], "asking")[0].items == [ITEM]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ('{"detail": "Not enough memory"}', "Not enough memory"),
+        ('{"error": "model is loading"}', "model is loading"),
+        ('{"error": {"message": "context\\u001b[31m too long"}}', "context [31m too long"),
+        ('{"detail": [{"msg": "bad", "loc": ["body"]}]}', '[{"msg": "bad", "loc": ["body"]}]'),
+        ("<html>Bad gateway</html>", "<html>Bad gateway</html>"),
+        ("", None),
+    ],
+)
+def test_the_servers_own_reason_is_shown_wherever_it_stands(server, make_client, body, reason):
+    server.respond = lambda recorded: Reply(body, 413)
+    told = f"rejected: Error code: 413 - {reason}" if reason else "rejected: Error code: 413"
+    assert make_client().ask([request()], "asking")[0].failure == told
+
+
+def test_a_charset_that_is_none_of_text_does_no_harm(server, make_client):
+    for charset in ("utf-7", "hex", "idna", "none"):
+        headers = {"Content-Type": f"application/json; charset={charset}"}
+        server.script.append(items_reply([{"id": "Zoë", "label": 1}], headers=headers))
+        assert make_client().ask([request(charset)], "asking")[0].items == [{"id": "Zoë", "label": 1}]
+
+
+USELESS = {
+    "prose": (chat_reply("I\x1b[31m cannot\r\nlabel these texts."), "malformed: the content is not the JSON"),
+    "refusals": (chat_reply(None, refusal="I can't help with that"), "refused"),
+    "nothing": (chat_reply(""), "empty"),
+    "no item that is valid": (items_reply([{"id": "t1", "label": 7}]), "malformed: no valid item"),
+    "other items": (items_reply([{"id": "1", "label": 2}]), "nothing that was asked for"),
+    "no completion": (Reply("data: {}\n\ndata: [DONE]"), "malformed: the body is not a chat completion"),
+}
+
+
+def labelling_request(number):
+    message = {"role": "user", "content": str(number)}
+    return LLMRequest([message], GivenLabel, "0", lambda item: item["id"] == "t1")
+
+
+@pytest.mark.parametrize("kind", USELESS)
+def test_a_run_whose_first_replies_are_of_no_use_stops_and_quotes_one(server, make_client, kind):
+    reply, failure = USELESS[kind]
+    server.respond = lambda recorded: reply
+    client = make_client(concurrency=2)
+    with pytest.raises(UserError, match="the first 5 replies are of no use") as caught:
+        client.ask([labelling_request(number) for number in range(48)], "asking")
+    message = str(caught.value)
+    assert f"({failure}" in message
+    assert " x5)" in message
+    assert message.isprintable()
+    assert "try another --model, or fewer sentences a request with --batch-size" in message
+    assert len(server.requests) <= 5 + 2
+    assert len(client.journal) == 5
+    assert "failed replies: none" not in client.usage_line() or kind == "other items"
+
+
+def test_the_quotation_is_short_and_hides_the_key(server, make_client):
+    server.respond = lambda recorded: chat_reply(f"Your key {KEY} is known. " + "No. " * 5000)
+    with pytest.raises(UserError, match=r"one of them says: 'Your key \(key\) is known. (No. )+") as caught:
+        make_client().ask([labelling_request(number) for number in range(9)], "asking")
+    assert len(str(caught.value)) < 700
+
+
+def test_one_useful_reply_in_this_run_or_an_earlier_one_is_enough_to_go_on(server, make_client):
+    server.script.append(items_reply([ITEM]))
+    server.respond = lambda recorded: chat_reply("no")
+    requests = [labelling_request(number) for number in range(9)]
+    assert len(make_client(concurrency=1).ask(requests, "asking")) == 9
+    more = [labelling_request(number) for number in range(18)]
+    assert len(make_client(concurrency=1).ask(more, "asking")) == 18
+
+
+def test_a_server_that_was_mended_is_asked_again(server, make_client):
+    server.respond = lambda recorded: chat_reply("no")
+    requests = [labelling_request(number) for number in range(9)]
+    for _ in range(2):
+        with pytest.raises(UserError, match="the first 5 replies are of no use"):
+            make_client(concurrency=1).ask(requests, "asking")
+        requests = [labelling_request(number) for number in range(20)]
+    server.respond = lambda recorded: items_reply([ITEM])
+    outcomes = make_client(concurrency=1).ask(requests, "asking")
+    assert sum(outcome.items == [ITEM] for outcome in outcomes) == 20 - 10
+
+
+def test_a_key_that_is_no_secret_blanks_out_no_letters(server, make_client):
+    server.respond = lambda recorded: error_reply(413, "the kettle is too full")
+    failure = make_client(api_key="k").ask([request()], "asking")[0].failure
+    assert failure == "rejected: Error code: 413 - the kettle is too full"
+
+
+def test_a_key_that_the_server_shows_in_part_is_hidden(server, make_client):
+    server.respond = lambda recorded: error_reply(401, "Incorrect API key provided: sk-se********6789.")
+    with pytest.raises(UserError, match=r"the server says: Incorrect API key provided: \(key\)$"):
+        make_client().ask([request()], "asking")
+
+
+def test_a_request_that_is_rejected_in_every_form_is_a_failure_and_schemas_stay(server, make_client):
+    server.script += [error_reply(400, "content policy")] * 3
     outcomes = make_client(concurrency=1).ask([request("one"), request("two")], "asking")
     assert outcomes[0].failure.startswith("rejected: Error code: 400")
     assert outcomes[1].items == [ITEM]
@@ -210,7 +427,7 @@ def test_a_lasting_error_stops_at_once_with_one_line_and_no_key(server, make_cli
     with pytest.raises(UserError, match=message) as caught:
         client.ask([request(str(number)) for number in range(30)], "asking")
     assert KEY not in str(caught.value)
-    assert len(server.requests) <= 4
+    assert len(server.requests) <= 2 * 3 + 1  # a 404 may mean the form of the request: each of three is tried
     assert len(client.journal) == 0
 
 
@@ -248,7 +465,7 @@ def test_no_key_in_logs_and_representations(server, make_client, caplog):
 def test_a_key_that_an_error_text_is_cut_within_is_not_half_shown(server, make_client, monkeypatch):
     monkeypatch.setattr(llm_client, "_RETRIES", 0)
     for n_before in range(200, 300, 7):
-        server.script.append(error_reply(500, "x" * n_before + KEY))
+        server.script += [error_reply(500, "x" * n_before + KEY)] * 3
         failure = make_client().ask([request(str(n_before))], "asking")[0].failure
         assert "sk-s" not in failure
 

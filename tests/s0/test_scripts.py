@@ -1,4 +1,6 @@
 import csv
+import json
+import logging
 import subprocess
 import sys
 import time
@@ -6,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_common.files import write_csv
 from s0_dataset_generation import (
     audit_dataset,
     expand_dataset,
@@ -15,7 +18,15 @@ from s0_dataset_generation import (
     visualize_labels,
 )
 from s0_dataset_generation.labelled_sentences import read_labelled_sentences
-from tests.fake_llm_server import cue_label, fake_llm_server, items_reply, plausible_items
+from tests.fake_llm_server import (
+    chat_reply,
+    cue_label,
+    error_reply,
+    fake_llm_server,
+    items_reply,
+    plausible_items,
+    plausible_reply,
+)
 
 COUNTS = ["--label3-count", "8", "--label2-count", "6", "--label1-count", "5", "--label0-count", "4"]
 
@@ -118,6 +129,67 @@ def test_raters_that_tie_on_everything_leave_no_file(server, tmp_path, capsys):
     assert label_sentences.main([*arguments, "--base-url", server.base_url, "--raters", "2"]) == 1
     assert "the raters tied on every sentence; use an odd number of --raters" in capsys.readouterr().err
     assert not target.exists()
+
+
+TEXTS = ["He lied about the lantern.", "A cup fell.", "Dear Ann\rshe faked it", 'She said "no", twice']
+LABELLED = dict(zip(TEXTS, [3, 0, 3, 0], strict=True))
+
+
+def label_texts(server, folder, *further):
+    source = folder / "in.csv"
+    write_csv(source, ["sentence"], [[text] for text in TEXTS])
+    arguments = ["--trait", "Dishonesty", "--input-file", str(source), "--base-url", server.base_url]
+    return label_sentences.main([*arguments, "--output-file", str(folder / "out.csv"), *further])
+
+
+def thoughtful(request):
+    return chat_reply('<think>{"items": maybe}</think>\n' + json.dumps({"items": plausible_items(request)}))
+
+
+def without_response_format(request):
+    if "response_format" in request.body:
+        return error_reply(400, "This model does not support response_format; remove it")
+    return items_reply(plausible_items(request))
+
+
+@pytest.mark.parametrize("respond", [plausible_reply, thoughtful, without_response_format])
+def test_labels_of_servers_that_reply_in_their_own_way(server, tmp_path, respond):
+    server.respond = respond
+    assert label_texts(server, tmp_path, "--batch-size", "2") == 0
+    data = read_labelled_sentences(tmp_path / "out.csv")
+    assert dict(zip(data.sentences, data.labels.tolist(), strict=True)) == LABELLED
+    assert [row["sentence"] for row in rows_of(tmp_path / "out_ratings.csv")] == TEXTS
+
+
+def test_a_server_that_is_of_no_use_costs_a_few_requests_and_the_same_command_goes_on(
+    server, tmp_path, capsys, caplog
+):
+    caplog.set_level(logging.INFO)
+    server.respond = lambda request: chat_reply("As a language model I prefer not to.")
+    assert label_texts(server, tmp_path, "--raters", "48") == 1
+    error = capsys.readouterr().err
+    assert "of no use (malformed: the content is not the JSON asked for x5); one of them says: " in error
+    assert "'As a language model I prefer not to.'" in error
+    assert len(server.requests) <= 5 + 4  # four are under way at once
+    assert "5 requests asked" in caplog.text
+    assert "failed replies: malformed x5" in caplog.text
+    server.respond = plausible_reply
+    assert label_texts(server, tmp_path, "--raters", "48") == 0
+    data = read_labelled_sentences(tmp_path / "out.csv")
+    assert dict(zip(data.sentences, data.labels.tolist(), strict=True)) == LABELLED
+
+
+def test_sentences_of_other_lengths_than_asked_for_stop_a_run_too(server, seed_file, tmp_path, capsys):
+    def respond(request):
+        return items_reply([{**item, "sentence": "Too short."} for item in plausible_items(request)])
+
+    server.respond = respond
+    generate = ["--trait", "Dishonesty", "--seed-file", str(seed_file), "--base-url", server.base_url]
+    generate += ["--output-file", str(tmp_path / "out.csv"), "--batch-size", "2", *COUNTS]
+    assert generate_sentences.main(generate) == 1
+    error = capsys.readouterr().err
+    assert "the first 5 replies are of no use (nothing that was asked for x5)" in error
+    assert "Too short." in error
 
 
 SCRIPTS = [

@@ -8,6 +8,7 @@ from s0_dataset_generation.llm_client import LLMClient, LLMSettings
 from s0_dataset_generation.reply_journal import ReplyJournal
 from s0_dataset_generation.rubric import find_trait
 from s0_dataset_generation.sentence_generation import (
+    MAX_CHARACTERS,
     MAX_ROUNDS,
     MAX_WORDS,
     MIN_WORDS,
@@ -137,6 +138,18 @@ def test_seed_changes_the_questions_and_shuffling_mixes_labels(server, make_gene
     assert sorted(sentences) == sorted(sentences_of(first))
     assert intended not in (sorted(intended), sorted(intended, reverse=True))
     assert all(cue_label(sentence) == label for sentence, label in zip(sentences, intended, strict=True))
+
+
+def test_a_text_that_no_table_could_hold_is_no_sentence(server, make_generator):
+    def respond(request):
+        items = plausible_items(request)
+        return items_reply([{**items[0], "sentence": "Ann went home and sai" + "d" * 200_000}, *items[1:]])
+
+    server.script.append(respond)
+    generator = make_generator()
+    assert generator.top_up({3: 5}) == {}
+    assert generator.rejected["length"] == 1
+    assert max(map(len, sentences_of(generator))) <= MAX_CHARACTERS
 
 
 def test_clean_sentence():
