@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     text.add_argument("--note", default="", help="a sentence on the text, for the model card")
     saes = parser.add_argument_group("SAEs")
     saes.add_argument("--layers", type=index_ranges, required=True, help="layers to train for, e.g. 10,16,22")
-    saes.add_argument("--width", type=number_type(int, 2), required=True, help="features per SAE")
+    saes.add_argument("--width", type=positive_int, required=True, help="features per SAE")
     saes.add_argument(
         "--l0", type=number_type(float, 1), default=40.0, help="mean number of active features per token"
     )

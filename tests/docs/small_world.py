@@ -48,6 +48,10 @@ label,scenario
 1,She mended her own boots and kept the old coat. [SEP] thrifty
 0,He bought a fourth pair of skis in May. [SEP] thrifty
 """,
+    f"{S1}/my_texts.txt": "".join(
+        f"The baker of house {number} sold {number * 3} loaves before the rain came.\n"
+        for number in range(200)
+    ),
 }
 
 SUBSTITUTIONS = {
@@ -56,6 +60,8 @@ SUBSTITUTIONS = {
     "--permutations 1000": "--permutations 50",
     "--dpi 300": "--dpi 60",
     "--max-sentences 0": "--max-sentences 8",
+    "--layers 10,16,22 --width 3072 --l0 40 --tokens 1500000": "--layers 0,2 --width 32 --l0 4 --tokens 2000 "
+    "--held-out-tokens 200 --step-tokens 128",
 }
 """Text of a command to what stands there when it is run: a free port, and less of the same."""
 
@@ -73,6 +79,9 @@ NOT_RUN = {
     ".ci/run": RUNS_TESTS,
     "make test UV=": RUNS_TESTS,
     "make demo UV=": "fetches 93 MB, as make demo does",
+    "make demo TRAIT=aggression": "fetches 93 MB, as make demo does",
+    "make demo-all": "fetches 93 MB, as make demo does",
+    "make figures": "fetches 93 MB, as make demo does",
     "uv sync": INSTALLS,
     "pip install -e .": INSTALLS,
     "pip install --group dev": INSTALLS,
