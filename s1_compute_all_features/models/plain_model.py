@@ -1,6 +1,7 @@
 """A language model in any form that transformers reads, written in the form that it loads fastest."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,9 @@ def write_plain(model: Any, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     except SafetensorError as error:
         raise UserError(f"{folder}: cannot be written ({error}); make room there, then run again") from None
+    # safetensors makes its files unreadable for everybody else; they shall be as the others are.
+    for path in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "config.json", path)
     # A store names its model by these files: an update of transformers must not make it another model.
     for path in (folder / "config.json", folder / "generation_config.json"):
         if path.is_file():

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline_common.errors import UserError
 from pipeline_common.files import write_json, write_text
 from s1_compute_all_features.sae_configurations import (
     FORMAT_VERSION,
@@ -62,6 +63,9 @@ def save_sae(sae: Any, folder: Path, dtype: str) -> None:
         folder: to be made.
         dtype: of the two matrices on disk, ``float16`` or ``float32``; the vectors are float32. sae-lens
             and this project compute in float32 either way.
+
+    Raises:
+        UserError: a weight is too large for float16.
     """
     import torch
     from safetensors.torch import save_file
@@ -69,6 +73,9 @@ def save_sae(sae: Any, folder: Path, dtype: str) -> None:
     tensors = sae.state_dict()
     sae.process_state_dict_for_saving_inference(tensors)
     matrix_dtype = getattr(torch, dtype)
+    largest = max(float(tensor.abs().max()) for tensor in tensors.values() if tensor.ndim == 2)
+    if dtype == "float16" and largest > LARGEST_FLOAT16:
+        raise UserError(f"{folder}: a weight of {largest:.0f} is too large for --weights-dtype float16")
     stored = {
         name: tensor.detach().cpu().to(matrix_dtype if tensor.ndim == 2 else torch.float32).contiguous()
         for name, tensor in tensors.items()
