@@ -36,10 +36,11 @@ class JsonFormat:
 
     Attributes:
         name: under the key ``format``.
-        version: under the key ``format_version``; a reader takes this one alone.
+        version: under the key ``format_version``, of what is written now.
         what: in a word or two, for messages: "feature store", "results".
         shape: see the module.
         remedy: what to do about a file that is not so, for messages.
+        older_versions: those that a reader takes as well; the shape holds for them too.
     """
 
     name: str
@@ -47,6 +48,7 @@ class JsonFormat:
     what: str
     shape: Any
     remedy: str
+    older_versions: tuple[int, ...] = ()
 
     @property
     def header(self) -> dict[str, Any]:
@@ -65,10 +67,11 @@ class JsonFormat:
         """
         if not isinstance(value, dict) or value.get("format") != self.name:
             raise UserError(f"{path}: holds no {self.what}; {self.remedy}")
-        if value.get("format_version") != self.version:
+        readable = (*self.older_versions, self.version)
+        if value.get("format_version") not in readable:
             raise UserError(
                 f"{path}: {self.what} format {value.get('format_version')}, this program reads format "
-                f"{self.version}; {self.remedy}"
+                f"{' or '.join(map(str, readable))}; {self.remedy}"
             )
         check_shape(path, value, self.shape, self.remedy)
         return value

@@ -57,6 +57,21 @@ def test_a_format_refuses_others_other_versions_and_wrong_keys(value, message):
         FORMAT.check(PATH, value)
 
 
+def test_a_format_takes_the_older_versions_that_it_names_and_writes_its_own():
+    form = JsonFormat("colours", 3, "list of colours", {"colours": [str]}, "paint it again", (1, 2))
+    assert form.header["format_version"] == 3
+    for version in (1, 2, 3):
+        value = {"format": "colours", "format_version": version, "colours": ["red"]}
+        assert form.check(PATH, value) is value
+    for version in (0, 4):
+        with pytest.raises(
+            UserError, match=f"colours format {version}, this program reads format 1 or 2 or 3;"
+        ):
+            form.check(PATH, {"format": "colours", "format_version": version, "colours": []})
+    with pytest.raises(UserError, match="colours: this key is missing"):
+        form.check(PATH, {"format": "colours", "format_version": 1})
+
+
 def test_what_fits_passes_and_what_may_be_missing_may():
     check_shape(PATH, SOUND, SHAPE, "mend it")
     check_shape(PATH, {key: value for key, value in SOUND.items() if key != "share"}, SHAPE, "mend it")
