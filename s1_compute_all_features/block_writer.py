@@ -10,6 +10,7 @@ from s1_compute_all_features.pooling import POOLINGS, SparseActivations, pool_de
 from s1_compute_all_features.store_layout import (
     CHECKSUMS,
     HALVED,
+    SINKS,
     TOKEN_ARRAYS,
     TokenTable,
     block_folder,
@@ -76,17 +77,27 @@ class BlockWriter:
         """Write the block's tokens; sentence_index counts over the whole store."""
         write_npz(self.folder / "tokens.npz", {name: getattr(tokens, name) for name in TOKEN_ARRAYS})
 
-    def write_states(self, layer: int | str, states: np.ndarray) -> None:
-        """Write a layer's hidden states (or the embeddings), float [n_tokens, d_model].
+    def write_states(self, layer: int | str, states: np.ndarray, sinks: np.ndarray | None = None) -> None:
+        """Write a layer's hidden states or the embeddings: as float16, as float32 where a value overflows.
 
-        Stored as float16, as float32 where a value would overflow.
+        Args:
+            layer: the layer, or `EMBEDDINGS`.
+            states: float [n_tokens, d_model].
+            sinks: bool [n_tokens], the layer's sinks; None for a file that does not tell, such as that of
+                the embeddings.
         """
         largest = float(np.abs(states).max(initial=0.0))
         dtype = np.float16 if largest <= _FLOAT16_MAX else np.float32
-        write_npz(self.folder / hidden_file_name(layer), {"states": states.astype(dtype)})
+        arrays = {"states": states.astype(dtype), **_sink_array(sinks)}
+        write_npz(self.folder / hidden_file_name(layer), arrays)
 
     def write_pooled_states(
-        self, layer: int | str, states: np.ndarray, starts: np.ndarray, content: np.ndarray
+        self,
+        layer: int | str,
+        states: np.ndarray,
+        starts: np.ndarray,
+        content: np.ndarray,
+        sinks: np.ndarray | None = None,
     ) -> None:
         """Write one vector per sentence under each of `POOLINGS` instead of one per token.
 
@@ -95,16 +106,25 @@ class BlockWriter:
             states: float32 [n_tokens, d_model].
             starts: int64 [n_sentences + 1], token ranges of the block's sentences.
             content: bool [n_tokens], from `is_content`.
+            sinks: as in `write_states`; they are left out.
         """
         arrays = {}
         for pooling in POOLINGS:
-            pooled = pool_dense(states, starts, content, pooling)
+            pooled = pool_dense(states, starts, content, pooling, sinks)
             overflows = np.abs(pooled).max(initial=0.0) > _FLOAT16_MAX
             arrays[pooled_name(pooling)] = pooled.astype(np.float32 if overflows else np.float16)
-        write_npz(self.folder / hidden_file_name(layer), arrays)
+        write_npz(self.folder / hidden_file_name(layer), {**arrays, **_sink_array(sinks)})
 
-    def write_activations(self, name: str, activations: SparseActivations) -> None:
-        """Write an SAE's activations of the block's tokens."""
+    def write_activations(
+        self, name: str, activations: SparseActivations, sinks: np.ndarray | None = None
+    ) -> None:
+        """Write an SAE's activations of the block's tokens, those of sinks too.
+
+        Args:
+            name: of the SAE.
+            activations: [n_tokens, d_sae].
+            sinks: bool [n_tokens], of the layer that it reads; None for a file that does not tell.
+        """
         write_npz(
             self.folder / sae_file_name(name),
             {
@@ -112,6 +132,7 @@ class BlockWriter:
                 "indices": activations.indices,
                 "indptr": activations.indptr,
                 "shape": np.array(activations.shape, dtype=np.int64),
+                **_sink_array(sinks),
             },
         )
 
@@ -124,3 +145,8 @@ class BlockWriter:
                 {name: recorded.get(name) or sha256_of_file(self.folder / name) for name in names},
             )
         return sha256_of_file(self.folder / CHECKSUMS)
+
+
+def _sink_array(sinks: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The array that tells a file's sinks: they are few, so their places in the block."""
+    return {} if sinks is None else {SINKS: np.flatnonzero(sinks).astype(np.int32)}

@@ -30,6 +30,7 @@ from s1_compute_all_features.sae_configurations import (
 if TYPE_CHECKING:
     from s1_compute_all_features.sae_weights import LocatedSae
     from s1_compute_all_features.store_preparation import PreparedStore
+    from s1_compute_all_features.store_sinks import SinksAskedFor
     from s1_compute_all_features.work_plan import Extraction, Measurements
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--unlabelled",
         action="store_true",
         help="a column sentence is enough; nothing is split, and the store serves prediction only",
+    )
+    sinks = what.add_mutually_exclusive_group()
+    sinks.add_argument(
+        "--keep-sinks", action="store_true", help="count attention sinks like other tokens, and look for none"
+    )
+    sinks.add_argument(
+        "--sinks-like",
+        type=Path,
+        metavar="STORE",
+        help="take the median norms that decide on sinks from this store, or from a JSON file of them",
     )
     what.add_argument(
         "--limit", type=positive_int, metavar="N", help="only the first N sentences of each input"
@@ -185,6 +196,7 @@ def _plan(
     """Read the inputs, load the model, find the SAEs, tokenise, and lay out the stores."""
     from s1_compute_all_features.store_preparation import Mode, prepare_store, read_input, stored_saes
 
+    sinks = _sinks_asked_for(arguments)
     mode = Mode(arguments.resume, arguments.extend, arguments.verify, arguments.overwrite)
     inputs = [
         read_input(csv, output, arguments.limit, mode, arguments.unlabelled)
@@ -236,7 +248,7 @@ def _plan(
     stores = []
     for source in inputs:
         sentences = tokenise(model, source.data.sentences, entry.prepend_bos, final_only)
-        stores.append(prepare_store(source, sentences, model, entries, layers, settings, mode))
+        stores.append(prepare_store(source, sentences, model, entries, layers, settings, sinks, mode))
     run = Extraction(
         tasks=[store.task for store in stores if not store.complete],
         model=model,
@@ -252,6 +264,14 @@ def _plan(
         world=world,
     )
     return run, stores, saes
+
+
+def _sinks_asked_for(arguments: argparse.Namespace) -> "SinksAskedFor":
+    from s1_compute_all_features.store_sinks import SinksAskedFor, sinks_like
+
+    if arguments.sinks_like is not None:
+        return sinks_like(arguments.sinks_like)
+    return SinksAskedFor(keep=arguments.keep_sinks)
 
 
 def _size(n_bytes: float) -> str:
@@ -312,7 +332,9 @@ def _compute(run: "Extraction", stores: "Sequence[PreparedStore]") -> "Measureme
 def _finish(
     run: "Extraction", stores: "Sequence[PreparedStore]", measured: "Measurements", watch: Stopwatch
 ) -> None:
+    from s1_compute_all_features.sae_table import sae_table
     from s1_compute_all_features.store_preparation import finish_store
+    from s1_compute_all_features.store_sinks import log_sinks
 
     mean_l0, explained = measured.mean_l0(), measured.variance_explained()
     for store in stores:
@@ -326,8 +348,10 @@ def _finish(
                 "variance_explained": explained or None,
             },
         )
-        finish_store(store)  # last: nothing looks after what is left in a complete store
-    _report(run, mean_l0, explained)
+        # Last: nothing looks after what is left in a complete store.
+        log_sinks(store.task.folder.name, finish_store(store))
+    if table := sae_table(run.saes, mean_l0, explained):
+        logger.info(table)
     parts = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in measured.seconds.items())
     logger.info("where the time went: %s (writing runs beside the rest); in all %.1f s", parts, watch.seconds)
     for store in stores:
@@ -337,27 +361,6 @@ def _finish(
             f"{store.manifest['n_tokens']} tokens, "
             f"{len(store.task.sae_names)} SAEs, {n_bytes / 1e6:.1f} MB in {watch.seconds:.0f} s"
         )
-
-
-def _report(run: "Extraction", mean_l0: dict[str, float], explained: dict[str, float]) -> None:
-    """The measured l0 of every SAE beside the published one, and the variance it explains."""
-    lines = [
-        f"{'SAE':<24}{'l0 here':>9}{'published':>11}" + (f"{'variance explained':>20}" if explained else "")
-    ]
-    for located in run.saes:
-        name, published = located.entry.name, located.entry.average_l0
-        if name not in mean_l0:
-            continue
-        line = f"{name:<24}{mean_l0[name]:>9.1f}{'' if published is None else published:>11}"
-        if name in explained:
-            line += f"{explained[name]:>20.3f}"
-        if published and not 0.5 <= mean_l0[name] / published <= 2:
-            line += (
-                "  warning: a factor over 2 is the sign of a wrong hook, or of text unlike its training text"
-            )
-        lines.append(line)
-    if len(lines) > 1:
-        logger.info("\n".join(lines))
 
 
 if __name__ == "__main__":

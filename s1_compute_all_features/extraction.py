@@ -12,6 +12,7 @@ import numpy as np
 from pipeline_common.command_line import Stopwatch
 from pipeline_common.errors import UserError
 from s1_compute_all_features.batch_halving import in_parts, is_out_of_memory, out_of_memory
+from s1_compute_all_features.block_states import BlockStates, forward_block, lacks_medians, writer_of
 from s1_compute_all_features.feature_store import (
     EMBEDDINGS,
     BlockWriter,
@@ -21,12 +22,9 @@ from s1_compute_all_features.feature_store import (
     is_content,
     sae_file_name,
 )
-from s1_compute_all_features.language_model import (
-    TokenisedSentence,
-    forward_states,
-    length_sorted_batches,
-)
+from s1_compute_all_features.language_model import TokenisedSentence
 from s1_compute_all_features.pooling import concatenate_rows
+from s1_compute_all_features.process_group import shared
 from s1_compute_all_features.sae_encoder import SaeEncoder, ThresholdEncoder, load_encoder
 from s1_compute_all_features.sae_weights import LocatedSae, load_with_sae_lens, read_decoder
 from s1_compute_all_features.work_plan import BlockKey, Extraction, Measurements, plan_units, share_of
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
 RECONSTRUCTION_TOKENS = 2048
 _WRITES_IN_FLIGHT = 4
 
-States = Mapping[int | str, "torch.Tensor"]
-
 
 def run_units(run: Extraction, on_progress: Callable[[int], object]) -> Measurements:
     """Compute and write every file that the stores do not have yet and that is this process's share.
@@ -48,12 +44,14 @@ def run_units(run: Extraction, on_progress: Callable[[int], object]) -> Measurem
         on_progress: called with the number of tokens that passed the model or an SAE.
 
     Raises:
-        UserError: a hidden state is not finite, an SAE does not fit the model, or memory runs out where
-            there is no batch to halve.
+        UserError: a hidden state is not finite, a sentence has no token but sinks, an SAE does not fit the
+            model, or memory runs out where there is no batch to halve.
     """
     measured = Measurements()
     units = plan_units(run)
     try:
+        if run.world > 1:
+            _agree_on_medians(run, measured)
         with _Background(measured) as background:
             for number, unit in enumerate(units):
                 share = share_of(run, number, len(units))
@@ -65,6 +63,24 @@ def run_units(run: Extraction, on_progress: Callable[[int], object]) -> Measurem
         raise out_of_memory("reading an SAE or keeping a block's hidden states") from error
     measured.n_halved = sum(limit.n_halved for limit in measured.limits.values())
     return measured
+
+
+def _agree_on_medians(run: Extraction, measured: Measurements) -> None:
+    """The medians of every store, before several processes go at its blocks.
+
+    Each store's first block passes the model once more for it, in one of the processes. A single process
+    needs no such pass: it comes to the first block before all others.
+    """
+    mine = {}
+    for number, task in enumerate(run.tasks):
+        if task.sinks is not None and number % run.world == run.rank and lacks_medians(run, task):
+            forward_block(run, (number, 0), measured, lambda n_tokens: None)
+            mine[number] = dict(task.sinks.median_norms)
+    for theirs in shared(mine, run.world):
+        for number, medians in theirs.items():
+            sinks = run.tasks[number].sinks
+            assert sinks is not None
+            sinks.median_norms.update(medians)
 
 
 class _Background:
@@ -123,7 +139,7 @@ def _run_unit(
     on_progress: Callable[[int], object],
 ) -> None:
     place, n_places = share
-    missing = {key: set(_writer(run, key).missing(run.tasks[key[0]].file_names)) for key in unit}
+    missing = {key: set(writer_of(run, key).missing(run.tasks[key[0]].file_names)) for key in unit}
     mine = [located for index, located in enumerate(run.saes) if index % n_places == place]
     todo = [
         (located, [key for key in unit if sae_file_name(located.entry.name) in missing[key]])
@@ -132,12 +148,14 @@ def _run_unit(
     needed = {key for _, keys in todo for key in keys} | {
         key for key in unit if place == 0 and any(not name.startswith("sae_") for name in missing[key])
     }
+    # Only where somebody has cut them out of the manifest does a complete first block lack its medians.
+    needed |= {key for key in unit if key[1] == 0 and lacks_medians(run, run.tasks[key[0]])}
     total = sum(run.tasks[number].n_tokens(block) for number, block in unit)
     skipped = [located for located, keys in todo if not keys]
     states = {}
     for key in unit:
         if key in needed:
-            states[key] = _forward_block(run, key, measured, on_progress)
+            states[key] = forward_block(run, key, measured, on_progress)
             if place == 0:
                 _write_states(run, key, states[key], missing[key], background)
         else:
@@ -164,7 +182,7 @@ def _release_freed_memory() -> None:
 
 def _closing(run: Extraction, key: BlockKey) -> Callable[[], None]:
     def close() -> None:
-        _writer(run, key).close(run.tasks[key[0]].file_names)
+        writer_of(run, key).close(run.tasks[key[0]].file_names)
 
     return close
 
@@ -172,7 +190,7 @@ def _closing(run: Extraction, key: BlockKey) -> Callable[[], None]:
 def _encode_saes(
     run: Extraction,
     todo: Sequence[tuple[LocatedSae, Sequence[BlockKey]]],
-    states: Mapping[BlockKey, States],
+    states: Mapping[BlockKey, BlockStates],
     measured: Measurements,
     background: _Background,
     on_progress: Callable[[int], object],
@@ -190,12 +208,19 @@ def _encode_saes(
         measured.seconds["wait for SAE"] += watch.seconds
         coming = background.read(load(todo[index + 1][0])) if index + 1 < len(todo) else None
         for key in keys:
-            inputs = states[key][located.entry.input_layer]
-            _encode_block(run, key, located, encoder, inputs, measured, background)
-            on_progress(len(inputs))
+            _encode_block(run, key, located, encoder, states[key], measured, background)
+            on_progress(run.tasks[key[0]].n_tokens(key[1]))
         if run.check_reconstruction and located.entry.name not in measured.explained:
-            inputs = states[keys[0]][located.entry.input_layer][:RECONSTRUCTION_TOKENS]
+            inputs = _judged_inputs(states[keys[0]], located.entry.input_layer)
             measured.explained[located.entry.name] = _squares(run, located, encoder, inputs)
+
+
+def _judged_inputs(block: BlockStates, layer: int) -> "torch.Tensor":
+    """The tokens on which a reconstruction is judged: a block's first ones that are no sinks."""
+    inputs, sinks = block.states[layer], block.sinks.get(layer)
+    if sinks is None or not sinks.any():
+        return inputs[:RECONSTRUCTION_TOKENS]
+    return inputs[np.flatnonzero(~sinks)[:RECONSTRUCTION_TOKENS]]
 
 
 def _encode_block(
@@ -203,10 +228,12 @@ def _encode_block(
     key: BlockKey,
     located: LocatedSae,
     encoder: SaeEncoder,
-    inputs: "torch.Tensor",
+    block: BlockStates,
     measured: Measurements,
     background: _Background,
 ) -> None:
+    layer = located.entry.input_layer
+    inputs, sinks = block.states[layer], block.sinks.get(layer)
     if encoder.d_model != inputs.shape[1]:
         raise UserError(
             f"SAE {located.entry.name} reads vectors of {encoder.d_model}, the model's hidden states have "
@@ -225,16 +252,17 @@ def _encode_block(
         )
     ]
     if len(parts) > 1:
-        _writer(run, key).note_halving()
+        writer_of(run, key).note_halving()
     activations = concatenate_rows(parts)
     measured.seconds["encode"] += watch.seconds
+    heard = activations if sinks is None else activations.silenced(sinks)
     counts = measured.active[located.entry.name]
-    counts[0] += len(activations.data)
-    counts[1] += len(inputs)
-    writer, name = _writer(run, key), located.entry.name
+    counts[0] += len(heard.data)
+    counts[1] += len(inputs) - (0 if sinks is None else int(sinks.sum()))
+    writer, name = writer_of(run, key), located.entry.name
 
     def write(activations: SparseActivations = activations) -> None:
-        writer.write_activations(name, activations)
+        writer.write_activations(name, activations, sinks)
 
     background.write(write)
 
@@ -263,70 +291,11 @@ def _squares(
     return residual, total
 
 
-def _writer(run: Extraction, key: BlockKey) -> BlockWriter:
-    return BlockWriter(run.tasks[key[0]].folder, key[1])
-
-
-def _forward_block(
-    run: Extraction, key: BlockKey, measured: Measurements, on_progress: Callable[[int], object]
-) -> dict[int | str, "torch.Tensor"]:
-    """Hidden states of a block in full precision, in sentence order: per layer [n_tokens, d_model]."""
-    import torch
-
-    watch = Stopwatch()
-    task = run.tasks[key[0]]
-    block = task.blocks[key[1]]
-    sentences = [task.sentences[index] for index in block]
-    lengths = [len(sentence.texts) for sentence in sentences]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    wanted = sorted({*task.layers, *(located.entry.input_layer for located in run.saes)})
-    states: dict[int | str, torch.Tensor] = {}
-
-    def compute(part: Sequence[int]) -> dict[int | str, torch.Tensor]:
-        captured = forward_states(run.model, [sentences[index] for index in part], wanted)
-        for layer, values in captured.items():
-            if not torch.isfinite(values).all():
-                raise _not_finite(layer, values, [lengths[index] for index in part], [block[i] for i in part])
-        return {layer: values.cpu() for layer, values in captured.items()}
-
-    def positions(part: Sequence[int]) -> int:
-        return len(part) * max(len(sentences[index].ids) for index in part)
-
-    for batch in length_sorted_batches([len(sentence.ids) for sentence in sentences], run.batch_tokens):
-        for part, captured in in_parts(batch, compute, positions, measured.limits["forward"], "sentence"):
-            if len(part) < len(batch):
-                _writer(run, key).note_halving()
-            rows = torch.from_numpy(
-                np.concatenate([np.arange(starts[index], starts[index + 1]) for index in part])
-            )
-            for layer, values in captured.items():
-                if layer not in states:
-                    states[layer] = torch.empty((int(starts[-1]), values.shape[1]), dtype=values.dtype)
-                states[layer][rows] = values
-            on_progress(len(rows))
-    measured.seconds["forward"] += watch.seconds
-    return states
-
-
-def _not_finite(
-    layer: int | str, values: "torch.Tensor", lengths: Sequence[int], sentence_indices: Sequence[int]
-) -> UserError:
-    import torch
-
-    row = int((~torch.isfinite(values).all(dim=1)).nonzero()[0, 0])
-    sentence = sentence_indices[int(np.searchsorted(np.cumsum(lengths), row, side="right"))]
-    where = "the embeddings" if layer == EMBEDDINGS else f"the hidden states of layer {layer}"
-    return UserError(
-        f"{where} are not finite for sentence {sentence}: the model's weights are damaged or its dtype "
-        "overflows; try --dtype float32"
-    )
-
-
 def _write_states(
-    run: Extraction, key: BlockKey, states: States, missing: set[str], background: _Background
+    run: Extraction, key: BlockKey, block: BlockStates, missing: set[str], background: _Background
 ) -> None:
     task = run.tasks[key[0]]
-    writer = _writer(run, key)
+    writer = writer_of(run, key)
     tokens = token_table(task.sentences, task.blocks[key[1]])
     if "tokens.npz" in missing:
         background.write(lambda: writer.write_tokens(tokens))
@@ -334,28 +303,27 @@ def _write_states(
         return
     starts = np.flatnonzero(np.r_[True, np.diff(tokens.sentence_index) != 0, True])
     content = is_content(tokens.text)
+    pooled = (starts, content) if task.hidden_states == "pooled" else None
     stored: list[int | str] = [EMBEDDINGS, *task.layers]
     for layer in stored:
         if hidden_file_name(layer) in missing:
-            background.write(
-                _state_write(writer, layer, states[layer], task.hidden_states == "pooled", starts, content)
-            )
+            values, sinks = block.states[layer], block.sinks.get(layer)
+            background.write(_state_write(writer, layer, values, sinks, pooled))
 
 
 def _state_write(
     writer: BlockWriter,
     layer: int | str,
     states: "torch.Tensor",
-    pooled: bool,
-    starts: np.ndarray,
-    content: np.ndarray,
+    sinks: np.ndarray | None,
+    pooled: tuple[np.ndarray, np.ndarray] | None,
 ) -> Callable[[], None]:
     def write() -> None:
         values = states.float().numpy()
-        if pooled:
-            writer.write_pooled_states(layer, values, starts, content)
+        if pooled is None:
+            writer.write_states(layer, values, sinks)
         else:
-            writer.write_states(layer, values)
+            writer.write_pooled_states(layer, values, *pooled, sinks)
 
     return write
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_common.errors import UserError
-from pipeline_common.files import read_csv, read_npz, sha256_of_file
+from pipeline_common.files import read_npz, sha256_of_file
+from s1_compute_all_features.attention_sinks import SINKS_SHAPE
 from s1_compute_all_features.block_writer import BlockWriter
 from s1_compute_all_features.pooling import (
     POOLINGS,
@@ -26,7 +27,13 @@ from s1_compute_all_features.pooling import (
     pool_dense,
     pool_sparse,
 )
-from s1_compute_all_features.store_checks import check_activations, check_states, check_tokens, integers
+from s1_compute_all_features.sentence_table import read_sentence_table
+from s1_compute_all_features.store_checks import (
+    check_activations,
+    check_sinks,
+    check_states,
+    check_tokens,
+)
 from s1_compute_all_features.store_layout import (
     EMBEDDINGS,
     HIDDEN_STATES,
@@ -34,6 +41,7 @@ from s1_compute_all_features.store_layout import (
     NEURONPEDIA_ID,
     SENTENCE_COLUMNS,
     SENTENCES,
+    SINKS,
     TOKEN_ARRAYS,
     StoredSae,
     TokenTable,
@@ -46,6 +54,7 @@ from s1_compute_all_features.store_layout import (
     read_manifest,
     sae_as_json,
     sae_file_name,
+    sink_files,
     write_manifest,
     write_sentences,
 )
@@ -58,6 +67,7 @@ __all__ = [
     "POOLINGS",
     "SENTENCES",
     "SENTENCE_COLUMNS",
+    "SINKS_SHAPE",
     "BlockWriter",
     "FeatureStore",
     "SparseActivations",
@@ -72,6 +82,7 @@ __all__ = [
     "read_manifest",
     "sae_as_json",
     "sae_file_name",
+    "sink_files",
     "write_manifest",
     "write_sentences",
 ]
@@ -80,8 +91,13 @@ __all__ = [
 class FeatureStore:
     """Reads a complete feature store.
 
+    Attention sinks are left out unless they are asked for: of every pooling, and of the activations of
+    tokens, where they read as 0. The hidden states of tokens are those of all tokens; `sinks` tells which
+    of them to leave out.
+
     Attributes:
         path: the folder.
+        keep_sinks: attention sinks are read as any other token.
         manifest: the content of ``manifest.json``.
         saes: the SAEs whose activations are stored, in store order.
         layers: the layers whose hidden states are stored, ascending.
@@ -92,14 +108,24 @@ class FeatureStore:
         further_columns: the input's other columns, as text.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep_sinks: bool = False) -> None:
         """Open a store.
 
+        Args:
+            path: the folder.
+            keep_sinks: read attention sinks as any other token.
+
         Raises:
-            UserError: not a feature store, another format version, or unfinished.
+            UserError: not a feature store, another format version, or unfinished; or sinks are to be kept of
+                a store whose pooled hidden states leave them out.
         """
-        self.path = path
+        self.path, self.keep_sinks = path, keep_sinks
         self.manifest = read_manifest(path)
+        if keep_sinks and self.tells_sinks and self.hidden_states_stored == "pooled":
+            raise UserError(
+                f"{path}: its pooled hidden states leave attention sinks out for good; read it without "
+                "--keep-sinks, or extract it again with --keep-sinks"
+            )
         if not self.manifest.get("complete"):
             raise UserError(
                 f"{path}: the extraction did not finish; run extract_sae_features.py again with --resume"
@@ -110,45 +136,9 @@ class FeatureStore:
             self._blocks: list[dict[str, int]] = self.manifest["blocks"]
         except TypeError as error:
             raise UserError(f"{path / MANIFEST}: damaged ({error}); make the store again") from None
-        self._read_sentences()
-
-    def _read_sentences(self) -> None:
-        path = self.path / SENTENCES
-        header, rows = read_csv(path, "store's sentence table")
-        expected = self.manifest.get("sentences_sha256")
-        if expected is not None and sha256_of_file(path) != expected:
-            raise UserError(
-                f"{path}: damaged or changed since the store was finished; extract_sae_features.py --verify "
-                "mends it"
-            )
-        if tuple(header[: len(SENTENCE_COLUMNS)]) != SENTENCE_COLUMNS:
-            raise UserError(
-                f"{path}: expected the columns {', '.join(SENTENCE_COLUMNS)} first; make the store again"
-            )
-        columns = {name: [cells[index] for _, cells in rows] for index, name in enumerate(header)}
-        columns.pop("sentence_index")
-        self.sentences = columns.pop("sentence")
-        labels = columns.pop("concept_strength_label")
-        self._labels = integers(path, "concept_strength_label", labels, 0, 3) if any(labels) else None
-        self.groups = integers(path, "group", columns.pop("group"), 0)
-        self.n_tokens = integers(path, "n_tokens", columns.pop("n_tokens"), 1)
-        splits = columns.pop("split")
-        if odd := set(splits) - {"train", "test"}:
-            raise UserError(
-                f"{path}: column split holds {min(odd)!r}, neither train nor test; make the store again"
-            )
-        self.held_out = np.array([split == "test" for split in splits], dtype=bool)
-        self.further_columns = columns
-        ends = np.cumsum([block["n_sentences"] for block in self._blocks])
-        counted = np.cumsum([block["n_tokens"] for block in self._blocks])
-        if not rows or len(rows) != sum(block["n_sentences"] for block in self._blocks):
-            raise UserError(
-                f"{path}: {len(rows)} sentences, the manifest counts others; make the store again"
-            )
-        if not np.array_equal(self.starts[ends], counted):
-            raise UserError(
-                f"{path}: n_tokens does not add up to what the manifest counts; make the store again"
-            )
+        table = read_sentence_table(path, self.manifest)
+        self.sentences, self._labels, self.held_out = table.sentences, table.labels, table.held_out
+        self.groups, self.n_tokens, self.further_columns = table.groups, table.n_tokens, table.further_columns
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -172,6 +162,16 @@ class FeatureStore:
     def hidden_states_stored(self) -> str:
         """``all``, ``pooled`` (per sentence, every pooling) or ``none``."""
         return str(self.manifest.get("hidden_states", "all"))
+
+    @property
+    def tells_sinks(self) -> bool:
+        """Whether the extraction looked for attention sinks; format 1 did not."""
+        return self.manifest.get("sinks") is not None
+
+    @property
+    def leaves_out_sinks(self) -> bool:
+        """Whether attention sinks are left out of what is read here."""
+        return self.tells_sinks and not self.keep_sinks
 
     @property
     def trait(self) -> str:
@@ -205,7 +205,7 @@ class FeatureStore:
         return np.concatenate([is_content(block["text"]) for block in self._token_blocks()])
 
     def _token_blocks(self) -> Iterator[dict[str, np.ndarray]]:
-        for block, (_, tokens) in enumerate(self._block_ranges()):
+        for block, (_, tokens) in enumerate(self._block_ranges):
             arrays = self._read(block, "tokens.npz", TOKEN_ARRAYS)
             sentences = np.searchsorted(self.starts, np.arange(tokens.start, tokens.stop), side="right") - 1
             check_tokens(block_folder(self.path, block) / "tokens.npz", arrays, sentences)
@@ -231,9 +231,35 @@ class FeatureStore:
             )
         raise UserError(f"{self.path}: layer {layer} has several SAEs; choose one of l0 {existing}")
 
+    def sinks(self, layer: int | str) -> np.ndarray:
+        """Which tokens are left out as attention sinks: bool [n_tokens].
+
+        Args:
+            layer: a stored one, or an SAE's ``input_layer``; `EMBEDDINGS` have no sinks.
+
+        Raises:
+            UserError: the store does not tell of that layer.
+        """
+        sinks = np.zeros(int(self.starts[-1]), dtype=bool)
+        if layer == EMBEDDINGS or not self.leaves_out_sinks:
+            return sinks
+        saes = [(sae.name, sae.input_layer) for sae in self.saes]
+        files = sink_files(self.layers, saes, self.hidden_states_stored)
+        if layer not in files:
+            raise UserError(f"{self.path}: tells no sinks of layer {layer}; there are {_listed([*files])}")
+        for block, (_, tokens) in enumerate(self._block_ranges):
+            of_block = self._block_sinks(block, files[int(layer)])
+            assert of_block is not None
+            sinks[tokens] = of_block
+        return sinks
+
     def activations(self, sae: StoredSae) -> SparseActivations:
-        """Activations of every stored token: [n_tokens, d_sae]."""
-        return concatenate_rows([self._block_activations(block, sae) for block in range(len(self._blocks))])
+        """Activations of every stored token: [n_tokens, d_sae]; nothing where one is left out as a sink."""
+        return concatenate_rows([self._heard(block, sae) for block in range(len(self._blocks))])
+
+    def _heard(self, block: int, sae: StoredSae) -> SparseActivations:
+        activations, sinks = self._block_activations(block, sae)
+        return activations if sinks is None else activations.silenced(sinks)
 
     def pooled_activations(self, sae: StoredSae, pooling: str = "max") -> SparseActivations:
         """Activations of every sentence: [n_sentences, d_sae]."""
@@ -244,12 +270,12 @@ class FeatureStore:
 
         For those who keep only some of it: one block is in memory, whatever the store holds.
         """
-        for block, (starts, tokens) in enumerate(self._block_ranges()):
-            activations = self._block_activations(block, sae)
-            yield pool_sparse(activations, starts - starts[0], self.content[tokens], pooling)
+        for block, (starts, tokens) in enumerate(self._block_ranges):
+            activations, sinks = self._block_activations(block, sae)
+            yield pool_sparse(activations, starts - starts[0], self.content[tokens], pooling, sinks)
 
     def feature_activations(self, sae: StoredSae, feature_ids: Sequence[int]) -> np.ndarray:
-        """Some features on every stored token: float32 [n_tokens, n_features].
+        """Some features on every stored token, 0 where it is left out: float32 [n_tokens, n_features].
 
         Raises:
             UserError: a feature_id that the SAE does not have.
@@ -261,10 +287,10 @@ class FeatureStore:
                 )
         wanted = np.asarray(feature_ids)
         blocks = range(len(self._blocks))
-        return np.concatenate([self._block_activations(block, sae).columns(wanted) for block in blocks])
+        return np.concatenate([self._heard(block, sae).columns(wanted) for block in blocks])
 
     def hidden_states(self, layer: int | str) -> np.ndarray:
-        """Residual stream after a layer's block, or `EMBEDDINGS`: float32 [n_tokens, d_model].
+        """Residual stream after a layer's block, or `EMBEDDINGS`, sinks too: float32 [n_tokens, d_model].
 
         Raises:
             UserError: the store does not hold that layer, or not per token.
@@ -276,8 +302,8 @@ class FeatureStore:
             )
         self._check_layer(layer)
         states = np.empty((int(self.starts[-1]), self.manifest["model"]["d_model"]), dtype=np.float32)
-        for block, (_, tokens) in enumerate(self._block_ranges()):
-            states[tokens] = self._block_states(block, layer)
+        for block, (_, tokens) in enumerate(self._block_ranges):
+            states[tokens] = self._block_states(block, layer)[0]
         return states
 
     def pooled_hidden_states(self, layer: int | str, pooling: str = "mean") -> np.ndarray:
@@ -297,11 +323,12 @@ class FeatureStore:
                 pooled.append(states)
             return np.concatenate(pooled).astype(np.float32)
         parts = []
-        for block, (starts, tokens) in enumerate(self._block_ranges()):
-            states = self._block_states(block, layer)
-            parts.append(pool_dense(states, starts - starts[0], self.content[tokens], pooling))
+        for block, (starts, tokens) in enumerate(self._block_ranges):
+            states, sinks = self._block_states(block, layer)
+            parts.append(pool_dense(states, starts - starts[0], self.content[tokens], pooling, sinks))
         return np.concatenate(parts)
 
+    @cached_property
     def _block_ranges(self) -> list[tuple[np.ndarray, slice]]:
         """Per block: the starts of its sentences (one more than it has), and its slice of the tokens."""
         ranges, first = [], 0
@@ -311,12 +338,22 @@ class FeatureStore:
             first += block["n_sentences"]
         return ranges
 
-    def _block_activations(self, block: int, sae: StoredSae) -> SparseActivations:
+    def _block_activations(self, block: int, sae: StoredSae) -> tuple[SparseActivations, np.ndarray | None]:
+        """Activations of a block as they are stored, and its sinks as `_block_sinks` has them."""
         name = sae_file_name(sae.name)
         arrays = self._read(block, name, ("data", "indices", "indptr", "shape"))
         expected = (self._blocks[block]["n_tokens"], sae.d_sae)
         check_activations(block_folder(self.path, block) / name, arrays, expected)
-        return SparseActivations(arrays["data"], arrays["indices"], arrays["indptr"], expected)
+        activations = SparseActivations(arrays["data"], arrays["indices"], arrays["indptr"], expected)
+        return activations, self._block_sinks(block, name)
+
+    def _block_sinks(self, block: int, name: str) -> np.ndarray | None:
+        """The sinks that a file tells: bool [n_tokens of the block]; None where none is left out."""
+        if not self.leaves_out_sinks:
+            return None
+        starts, _ = self._block_ranges[block]
+        places = self._read(block, name, (SINKS,))[SINKS]
+        return check_sinks(block_folder(self.path, block) / name, places, starts - starts[0])
 
     def _check_layer(self, layer: int | str) -> None:
         if self.hidden_states_stored == "none":
@@ -326,14 +363,14 @@ class FeatureStore:
                 f"{self.path}: layer {layer} is not stored; there are layers {_listed(self.layers)}"
             )
 
-    def _block_states(self, block: int, layer: int | str) -> np.ndarray:
-        """A layer's states of a block as they are stored, float16 or float32: [n_tokens of it, d_model]."""
+    def _block_states(self, block: int, layer: int | str) -> tuple[np.ndarray, np.ndarray | None]:
+        """A layer's states of a block as stored, float16 or float32 [n_tokens, d_model], and its sinks."""
         self._check_layer(layer)
         name = hidden_file_name(layer)
         states = self._read(block, name, ("states",))["states"]
         expected = (self._blocks[block]["n_tokens"], self.manifest["model"]["d_model"])
         check_states(block_folder(self.path, block) / name, states, expected)
-        return states
+        return states, None if layer == EMBEDDINGS else self._block_sinks(block, name)
 
     def _read(self, block: int, name: str, arrays: Sequence[str]) -> dict[str, np.ndarray]:
         return read_npz(block_folder(self.path, block) / name, arrays, "feature store file")

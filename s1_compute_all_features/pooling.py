@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from s1_compute_all_features.attention_sinks import starts_without
+
 POOLINGS = ("max", "mean", "final", "last-content")
 
 _SENTENCES_AT_ONCE = 64
@@ -58,6 +60,15 @@ class SparseActivations:
             self.data[positions], self.indices[positions], indptr, (len(rows), self.shape[1])
         )
 
+    def silenced(self, rows: np.ndarray) -> "SparseActivations":
+        """The same rows, of which those where ``rows``, bool [n_rows], is True hold nothing."""
+        if not rows.any():
+            return self
+        lengths = np.diff(self.indptr)
+        kept = np.repeat(~rows, lengths)
+        indptr = np.concatenate([[0], np.cumsum(np.where(rows, 0, lengths))]).astype(np.int64)
+        return SparseActivations(self.data[kept], self.indices[kept], indptr, self.shape)
+
 
 def concatenate_rows(parts: list[SparseActivations]) -> SparseActivations:
     """Several blocks of rows as one, in the given order; all have the same d_sae."""
@@ -96,7 +107,11 @@ def pooled_token(starts: np.ndarray, content: np.ndarray, pooling: str) -> np.nd
 
 
 def pool_sparse(
-    tokens: SparseActivations, starts: np.ndarray, content: np.ndarray, pooling: str
+    tokens: SparseActivations,
+    starts: np.ndarray,
+    content: np.ndarray,
+    pooling: str,
+    sinks: np.ndarray | None = None,
 ) -> SparseActivations:
     """One row per sentence from one row per token.
 
@@ -106,10 +121,15 @@ def pool_sparse(
         content: bool [n_tokens], from `is_content`.
         pooling: one of `POOLINGS`. A feature that is not stored for a token is 0 there, and counts
             as 0 in ``max`` and in ``mean``.
+        sinks: bool [n_tokens], tokens that are left out as if the sentences did not have them; every
+            sentence keeps one at least. None for no such token.
 
     Returns:
         [n_sentences, d_sae], features ascending within a sentence.
     """
+    if sinks is not None and sinks.any():
+        kept = np.flatnonzero(~sinks)
+        tokens, content, starts = tokens.take_rows(kept), content[kept], starts_without(starts, sinks)
     if pooling in ("final", "last-content"):
         return tokens.take_rows(pooled_token(starts, content, pooling))
     n_sentences, d_sae = len(starts) - 1, tokens.shape[1]
@@ -148,7 +168,13 @@ def _sorted_keys(key: np.ndarray, n_keys: int) -> tuple[np.ndarray, np.ndarray]:
     return packed >> place_bits, packed & ((1 << place_bits) - 1)
 
 
-def pool_dense(tokens: np.ndarray, starts: np.ndarray, content: np.ndarray, pooling: str) -> np.ndarray:
+def pool_dense(
+    tokens: np.ndarray,
+    starts: np.ndarray,
+    content: np.ndarray,
+    pooling: str,
+    sinks: np.ndarray | None = None,
+) -> np.ndarray:
     """One vector per sentence from one vector per token.
 
     Args:
@@ -156,17 +182,24 @@ def pool_dense(tokens: np.ndarray, starts: np.ndarray, content: np.ndarray, pool
         starts: int64 [n_sentences + 1], token ranges of the sentences; none is empty.
         content: bool [n_tokens], from `is_content`.
         pooling: one of `POOLINGS`.
+        sinks: bool [n_tokens], as in `pool_sparse`.
 
     Returns:
         float32 [n_sentences, d_model].
     """
+    kept = None
+    if sinks is not None and sinks.any():
+        kept = np.flatnonzero(~sinks)
+        content, starts = content[kept], starts_without(starts, sinks)
     if pooling in ("final", "last-content"):
-        return tokens[pooled_token(starts, content, pooling)].astype(np.float32)
+        chosen = pooled_token(starts, content, pooling)
+        return tokens[chosen if kept is None else kept[chosen]].astype(np.float32)
     pooled = np.empty((len(starts) - 1, tokens.shape[1]), dtype=np.float32)
     for first in range(0, len(pooled), _SENTENCES_AT_ONCE):
         # In strips: a copy of a whole block in float64 would be the largest thing in memory.
         ends = starts[first : first + _SENTENCES_AT_ONCE + 1]
-        strip, inside = tokens[ends[0] : ends[-1]], ends[:-1] - ends[0]
+        there = slice(ends[0], ends[-1])
+        strip, inside = tokens[there if kept is None else kept[there]], ends[:-1] - ends[0]
         if pooling == "max":
             values = np.maximum.reduceat(strip.astype(np.float32), inside)
         else:

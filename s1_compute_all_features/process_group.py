@@ -32,18 +32,23 @@ def wait_for_all(world: int) -> None:
         torch.distributed.barrier()
 
 
+def shared(value: Any, world: int) -> list[Any]:
+    """What each process gives, in the order of their ranks; goes on when every process has come here."""
+    import torch.distributed
+
+    values: list[Any] = [None] * world
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
 def gathered(measured: Measurements, world: int) -> Measurements:
     """What all processes measured, merged."""
     if world == 1:
         return measured
-    import torch.distributed
-
-    parts: list[Any] = [None] * world
     # Sent as plain values: the objects themselves hold factories.
     values = (dict(measured.seconds), dict(measured.active), measured.explained, measured.n_halved)
-    torch.distributed.all_gather_object(parts, values)
     merged = Measurements()
-    for seconds, active, explained, n_halved in parts:
+    for seconds, active, explained, n_halved in shared(values, world):
         part = Measurements(n_halved=n_halved)
         part.seconds.update(seconds)
         part.active.update(active)

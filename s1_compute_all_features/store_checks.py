@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_common.errors import UserError
+from s1_compute_all_features.attention_sinks import first_lost_sentence
 
 _TOKEN_KINDS = {"token_id": "iu", "sentence_index": "iu", "position": "iu", "is_final": "b", "text": "U"}
 """NumPy's kinds of dtype that each array of ``tokens.npz`` may have."""
@@ -74,6 +75,29 @@ def check_states(path: Path, states: np.ndarray, shape: tuple[int, int]) -> None
     """
     if states.dtype.kind != "f" or states.shape != shape:
         _refuse(path, f"{states.dtype} of shape {states.shape}, the manifest says numbers of shape {shape}")
+
+
+def check_sinks(path: Path, places: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Which tokens of a block are sinks: bool [n_tokens].
+
+    Args:
+        path: the file, for the message.
+        places: int [n_sinks], ascending, as the file has them.
+        starts: int64 [n_sentences + 1], token ranges of the block's sentences, from 0.
+
+    Raises:
+        UserError: they are no such places, or leave nothing of a sentence.
+    """
+    n_tokens = int(starts[-1])
+    if places.dtype.kind not in "iu" or places.ndim != 1:
+        _refuse(path, f"'sinks' holds {places.dtype} of shape {places.shape}, not places of tokens")
+    if len(places) and (places[0] < 0 or places[-1] >= n_tokens or (np.diff(places.astype(int)) <= 0).any()):
+        _refuse(path, f"'sinks' does not rise within 0 to {n_tokens - 1}")
+    sinks = np.zeros(n_tokens, dtype=bool)
+    sinks[places] = True
+    if first_lost_sentence(starts, sinks) is not None:
+        _refuse(path, "'sinks' leaves no token of a sentence")
+    return sinks
 
 
 def integers(path: Path, name: str, cells: list[str], lowest: int, highest: int | None = None) -> np.ndarray:

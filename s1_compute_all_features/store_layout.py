@@ -14,6 +14,7 @@ import numpy as np
 from pipeline_common.errors import UserError
 from pipeline_common.files import is_changed, read_json, sealed, write_csv, write_json
 from pipeline_common.json_shape import FILE_NAME, NATURAL, POSITIVE, JsonFormat
+from s1_compute_all_features.attention_sinks import SINKS_SHAPE, SinkRule
 
 EMBEDDINGS = "embeddings"
 HIDDEN_STATES = ("all", "pooled", "none")
@@ -22,13 +23,15 @@ SENTENCES = "sentences.csv"
 CHECKSUMS = "checksums.json"
 HALVED = "out_of_memory.json"
 SENTENCE_COLUMNS = ("sentence_index", "sentence", "concept_strength_label", "split", "group", "n_tokens")
+SINKS = "sinks"
+"""Array of a layer's or SAE's file: places of the block's attention sinks among its tokens, ascending."""
 TOKEN_ARRAYS = ("token_id", "sentence_index", "position", "is_final", "text")
 
 NEURONPEDIA_ID = r"|[^/\s]+/\S+"
 """``model/source``, or empty."""
 FORMAT = JsonFormat(
     "feature_store",
-    1,
+    2,
     "feature store",
     {
         "complete": bool,
@@ -50,9 +53,12 @@ FORMAT = JsonFormat(
         "hidden_states?": frozenset(HIDDEN_STATES),
         "input": {"file": re.compile(r"[^/\0]+")},
         "settings?": dict,
+        "sinks?": SINKS_SHAPE,
+        "sinks_found?": {str: {"n_tokens": NATURAL, "n_first_tokens": NATURAL}},
         "blocks": [{"n_sentences": POSITIVE, "n_tokens": POSITIVE}],
     },
     "make the store again with extract_sae_features.py",
+    older_versions=(1,),  # those have no sinks: every token counts
 )
 """What a reader relies on; the names become parts of file names."""
 
@@ -168,6 +174,20 @@ def block_file_names(
     return ["tokens.npz", *states, *(sae_file_name(name) for name in sae_names)]
 
 
+def sink_files(layers: Iterable[int], saes: Iterable[tuple[str, int]], hidden_states: str) -> dict[int, str]:
+    """The layers of which a store tells the sinks, ascending, and a file of every block that tells them.
+
+    Args:
+        layers: whose hidden states are stored.
+        saes: name and input layer of each SAE.
+        hidden_states: one of `HIDDEN_STATES`.
+    """
+    files = {} if hidden_states == "none" else {layer: hidden_file_name(layer) for layer in layers}
+    for name, layer in saes:
+        files.setdefault(layer, sae_file_name(name))
+    return dict(sorted(files.items()))
+
+
 def pooled_name(pooling: str) -> str:
     """Array of a pooled hidden-state file, e.g. ``pooled_last_content``."""
     return f"pooled_{pooling.replace('-', '_')}"
@@ -191,6 +211,15 @@ def write_manifest(store: Path, content: Mapping[str, Any], seal: bool = False) 
     """
     manifest = {**FORMAT.header, **content}
     write_json(store / MANIFEST, sealed(manifest) if seal else manifest)
+
+
+def record_medians(store: Path, sinks: SinkRule) -> None:
+    """Fix the median norms that decide which tokens are sinks in an unfinished store's manifest.
+
+    Before any file that they decide on is written: a run that is killed and resumed, or extended later,
+    finds them here.
+    """
+    write_manifest(store, {**read_manifest(store), "sinks": sinks.as_json()})
 
 
 def read_manifest(store: Path) -> dict[str, Any]:

@@ -25,15 +25,18 @@ from s1_compute_all_features.feature_store import (
     SENTENCES,
     BlockWriter,
     StoredSae,
+    input_layer_of,
     read_manifest,
     sae_as_json,
     sae_file_name,
+    sink_files,
     write_manifest,
     write_sentences,
 )
 from s1_compute_all_features.language_model import LanguageModel, TokenisedSentence
 from s1_compute_all_features.sae_configurations import SaeConfigurations
 from s1_compute_all_features.sae_weights import LocatedSae, sae_width
+from s1_compute_all_features.store_sinks import SinksAskedFor, count_sinks, rule_of_store
 from s1_compute_all_features.work_plan import StoreTask, plan_blocks
 
 TOKEN_BYTES = 40
@@ -152,6 +155,7 @@ def prepare_store(
     saes: Sequence[StoredSae],
     layers: Sequence[int],
     settings: dict[str, Any],
+    sinks: SinksAskedFor,
     mode: Mode,
 ) -> PreparedStore:
     """Lay out a store's blocks and manifest, and hold them against the store that is there.
@@ -164,6 +168,7 @@ def prepare_store(
         layers: hidden layers of this run.
         settings: everything else that decides the bytes of the store; ``block_tokens`` and
             ``hidden_states`` among it.
+        sinks: what is done about attention sinks.
         mode: what may happen to an existing store.
 
     Raises:
@@ -176,6 +181,7 @@ def prepare_store(
         layers = sorted({*source.stored["layers"], *layers})
     # One order, so that a store that was extended is the store that was made at once.
     sae_entries.sort(key=lambda entry: (entry["layer"], entry["average_l0"] or 0, entry["name"]))
+    files = sink_files(layers, map(_name_and_input, sae_entries), settings["hidden_states"])
     task = StoreTask(
         folder=source.output,
         sentences=sentences,
@@ -183,6 +189,7 @@ def prepare_store(
         layers=layers,
         sae_names=[entry["name"] for entry in sae_entries],
         hidden_states=settings["hidden_states"],
+        sinks=rule_of_store(source.output, source.stored, sinks, [*files]),
     )
     manifest = {
         "complete": False,
@@ -192,6 +199,7 @@ def prepare_store(
         "hidden_states": settings["hidden_states"],
         "input": {"file": source.data.path.name, "sha256": source.data.sha256},
         "settings": {name: value for name, value in settings.items() if name != "hidden_states"},
+        "sinks": None if task.sinks is None else task.sinks.as_json(),
         "split": {
             "held_out": int(source.split.held_out.sum()),
             "seed": source.split.seed,
@@ -237,8 +245,8 @@ def start_store(store: PreparedStore, overwrite: bool) -> None:
     write_sentences(store.task.folder, columns)
 
 
-def finish_store(store: PreparedStore) -> None:
-    """Close every block and write the manifest that says the store is complete.
+def finish_store(store: PreparedStore) -> dict[str, Any]:
+    """Close every block, and write and return the manifest that says the store is complete.
 
     Raises:
         UserError: a block lacks a file.
@@ -259,7 +267,19 @@ def finish_store(store: PreparedStore) -> None:
         "blocks": blocks,
         "sentences_sha256": sha256_of_file(store.task.folder / SENTENCES),
     }
-    write_manifest(store.task.folder, {**store.manifest, **closing}, seal=True)
+    if store.task.sinks is not None:
+        saes = map(_name_and_input, store.manifest["saes"])
+        files = sink_files(store.task.layers, saes, store.task.hidden_states)
+        closing["sinks"] = store.task.sinks.as_json()  # those of the first block came on the way
+        closing["sinks_found"] = count_sinks(store.task.folder, len(blocks), files)
+    manifest = {**store.manifest, **closing}
+    write_manifest(store.task.folder, manifest, seal=True)
+    return manifest
+
+
+def _name_and_input(entry: dict[str, Any]) -> tuple[str, int]:
+    """An SAE's name and the layer that it reads, from its entry of a manifest."""
+    return entry["name"], input_layer_of(entry["hook"])
 
 
 def bytes_to_write(store: PreparedStore) -> int:
@@ -324,8 +344,9 @@ def differences(stored: Any, wanted: Any, at: str = "") -> Iterator[str]:
 
 
 def _refuse_difference(stored: dict[str, Any], wanted: dict[str, Any], output: Path, extend: bool) -> None:
-    closing = {"complete", "blocks", "sentences_sha256", "sha256"}
-    ignored = {"format", "format_version", *closing, *(("saes", "layers") if extend else ())}
+    closing = {"complete", "blocks", "sentences_sha256", "sinks_found", "sha256"}
+    # About sinks `rule_of_store` has said what there is to say.
+    ignored = {"format", "format_version", "sinks", *closing, *(("saes", "layers") if extend else ())}
     # Stores of before say whether their model was a toy; no model is one any more.
     model = {key: value for key, value in stored["model"].items() if key != "demonstration"}
     first = next(

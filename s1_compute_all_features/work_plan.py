@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from s1_compute_all_features.attention_sinks import SinkRule
 from s1_compute_all_features.batch_halving import BatchLimit
 from s1_compute_all_features.feature_store import block_file_names
 from s1_compute_all_features.language_model import LanguageModel, TokenisedSentence
@@ -26,6 +27,7 @@ class StoreTask:
         layers: hidden layers that the finished store holds.
         sae_names: SAEs that the finished store holds.
         hidden_states: ``all``, ``pooled`` (per sentence, under every pooling) or ``none``.
+        sinks: what decides which tokens are attention sinks; None where they are kept.
     """
 
     folder: Path
@@ -34,6 +36,7 @@ class StoreTask:
     layers: Sequence[int]
     sae_names: Sequence[str]
     hidden_states: str = "all"
+    sinks: SinkRule | None = None
 
     @property
     def file_names(self) -> list[str]:

@@ -110,11 +110,13 @@ def write_synthetic_store(
     input_name: str = "synthetic.csv",
     tokens_per_sentence: tuple[int, int] = (4, 8),
     words: np.ndarray = WORDS,
+    sink_layers: tuple[int, ...] | None = None,
 ) -> Path:
     """Write a store in which `planted_feature` of every SAE grows with the label.
 
     Hidden states carry the label along their first axis, more of it in later layers; everything else
-    is noise. The last token of every sentence is a full stop.
+    is noise. The last token of every sentence is a full stop. At ``sink_layers`` the tokens of
+    `planted_sinks` have states and activations far above all others; None for a store that tells no sinks.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(n_sentences) % 4 if labels is None else labels
@@ -138,6 +140,13 @@ def write_synthetic_store(
         mid = starts[:-1] + n_tokens // 2
         dense[mid, planted_feature] += np.maximum(effect * labels + rng.normal(size=n_sentences), 0)
         activations[sae.name] = dense.astype(np.float32)
+    sinks = planted_sinks(n_tokens)
+    for layer in sink_layers or ():
+        states[layer][sinks] *= SINK_SIZE
+        for sae in saes:
+            if sae.layer == layer:
+                activations[sae.name][sinks] += SINK_SIZE
+    told = {layer: sinks & (layer in sink_layers) for layer in layers} if sink_layers is not None else {}
 
     boundaries = np.linspace(0, n_sentences, n_blocks + 1).astype(int)
     blocks = []
@@ -146,9 +155,10 @@ def write_synthetic_store(
         writer = BlockWriter(folder, block)
         writer.write_tokens(TokenTable(**{name: value[rows] for name, value in vars(tokens).items()}))
         for layer, values in states.items():
-            writer.write_states(layer, values[rows])
+            writer.write_states(layer, values[rows], told[layer][rows] if layer in told else None)
         for sae in saes:
-            writer.write_activations(sae.name, to_sparse(activations[sae.name][rows]))
+            of_layer = told[sae.layer][rows] if told else None
+            writer.write_activations(sae.name, to_sparse(activations[sae.name][rows]), of_layer)
         digest = writer.close(block_file_names(layers, [sae.name for sae in saes]))
         n_block_tokens = int(starts[last] - starts[first])
         blocks.append({"n_sentences": int(last - first), "n_tokens": n_block_tokens, "sha256": digest})
@@ -162,11 +172,38 @@ def write_synthetic_store(
             "model": a_model(d_model, "synthetic"),
             "saes": [sae_as_json(sae) for sae in saes],
             "layers": list(layers),
+            **({} if sink_layers is None else _told_sinks(layers, sink_layers, sinks, starts)),
         },
         input_name=input_name,
         sentences=["".join(text[starts[s] : starts[s + 1]]).strip() + f" ({s})" for s in range(n_sentences)],
         further_columns={"source": [f"row {s}" for s in range(n_sentences)]},
     )
+
+
+SINK_SIZE = 1000.0
+
+
+def planted_sinks(n_tokens: np.ndarray) -> np.ndarray:
+    """Bool [n_tokens]: first token of every 3rd sentence, last of every 4th, last but one of every 5th.
+
+    Sentences have four tokens at least, so that each keeps one.
+    """
+    starts = np.concatenate([[0], np.cumsum(n_tokens)])
+    sinks = np.zeros(starts[-1], dtype=bool)
+    sinks[starts[:-1][::3]] = True
+    sinks[starts[1:][::4] - 1] = True
+    sinks[starts[1:][::5] - 2] = True
+    return sinks
+
+
+def _told_sinks(
+    layers: tuple[int, ...], sink_layers: tuple[int, ...], sinks: np.ndarray, starts: np.ndarray
+) -> dict[str, object]:
+    found = {"n_tokens": int(sinks.sum()), "n_first_tokens": int(sinks[starts[:-1]].sum())}
+    return {
+        "sinks": {"factor": 10.0, "median_norms": {str(layer): 4.0 for layer in layers}},
+        "sinks_found": {str(layer): found for layer in sink_layers},
+    }
 
 
 def synthetic_sae(layer: int, l0: int, d_sae: int) -> StoredSae:

@@ -29,7 +29,7 @@ import transformers.models.auto.tokenization_auto
 import transformers.models.gemma2.modeling_gemma2  # noqa: F401
 
 from pipeline_common import files
-from s1_compute_all_features import extraction, sae_encoder, store_preparation
+from s1_compute_all_features import block_states, sae_encoder, store_preparation
 from s1_compute_all_features.extract_sae_features import main
 from tests.s1.conftest import arguments, contents, write_sentences_csv
 
@@ -63,7 +63,7 @@ class Board:
 
 def slow_down(board: Board) -> None:
     """Put the phases on the board, and stretch them so that a random moment can meet each of them."""
-    forward, encode = extraction.forward_states, sae_encoder.SaeEncoder.encode
+    forward, encode = block_states.forward_states, sae_encoder.SaeEncoder.encode
     savez, replace, manifest = np.savez, os.replace, store_preparation.write_manifest
 
     def slow_forward(*values):
@@ -99,7 +99,7 @@ def slow_down(board: Board) -> None:
             manifest(*values, **more)
             time.sleep(0.03)
 
-    extraction.forward_states = slow_forward
+    block_states.forward_states = slow_forward
     sae_encoder.SaeEncoder.encode = slow_encode
     files.np.savez = slow_savez
     files.os.replace = slow_replace

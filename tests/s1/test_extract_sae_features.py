@@ -9,7 +9,7 @@ import torch
 from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
 
 from s0_dataset_generation.labelled_sentences import assign_split, read_labelled_sentences
-from s1_compute_all_features import extraction
+from s1_compute_all_features import block_states
 from s1_compute_all_features.extract_sae_features import main
 from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore
 from s1_compute_all_features.language_model import load_language_model, tokenise
@@ -208,7 +208,7 @@ def test_overwrite_leaves_a_foreign_folder_alone(labelled_csv, tiny_configuratio
 def test_weights_that_are_not_finite_are_named(
     labelled_csv, tiny_configuration, tmp_path, capsys, monkeypatch
 ):
-    original = extraction.forward_states
+    original = block_states.forward_states
 
     def broken(model, batch, layers):
         states = original(model, batch, layers)
@@ -216,7 +216,7 @@ def test_weights_that_are_not_finite_are_named(
         damaged[0, 0] = float("nan")
         return {**states, 1: damaged}
 
-    monkeypatch.setattr(extraction, "forward_states", broken)
+    monkeypatch.setattr(block_states, "forward_states", broken)
     assert main(arguments(labelled_csv, tmp_path / "store", tiny_configuration)) == 1
     assert "hidden states of layer 1 are not finite for sentence" in capsys.readouterr().err
 

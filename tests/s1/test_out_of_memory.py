@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline_common.errors import UserError
-from s1_compute_all_features import extraction, sae_encoder
+from s1_compute_all_features import block_states, extraction, sae_encoder
 from s1_compute_all_features.batch_halving import BatchLimit, in_parts, is_out_of_memory
 from s1_compute_all_features.extract_sae_features import main
 from s1_compute_all_features.feature_store import FeatureStore
@@ -20,7 +20,7 @@ CPU = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't 
 
 def small_forward(monkeypatch, most_positions, error=None):
     """A model that has memory for so many positions at a time; yields the positions that were asked for."""
-    forward, asked = extraction.forward_states, []
+    forward, asked = block_states.forward_states, []
 
     def limited(model, batch, layers):
         positions = len(batch) * max(len(sentence.ids) for sentence in batch)
@@ -29,7 +29,7 @@ def small_forward(monkeypatch, most_positions, error=None):
             raise error or torch.OutOfMemoryError(CUDA)
         return forward(model, batch, layers)
 
-    monkeypatch.setattr(extraction, "forward_states", limited)
+    monkeypatch.setattr(block_states, "forward_states", limited)
     return asked
 
 
