@@ -77,7 +77,7 @@ def analyze(
     summary = {
         "store": {"name": store.path.resolve().name, "fingerprint": store.fingerprint},
         "model": store.manifest["model"],
-        "settings": _settings(settings),
+        "settings": {**_settings(settings), "keep_sinks": store.keep_sinks},
         "n_features": ranking.n_features,
         "n_active_on_train": ranking.n_active,
         "n_passing": ranking.n_passing,
@@ -85,7 +85,7 @@ def analyze(
             name: {str(label): int((labels == label).sum()) for label in range(4)}
             for name, labels in (("train", split.labels), ("held_out", split.held_out_labels))
         },
-        "messages": [*label_messages(store), *notes],
+        "messages": [*label_messages(store), *sink_messages(store), *notes],
         "significance": significance(ranking),
         "stability": {"n_bootstraps": N_BOOTSTRAPS},
         "n_families": len({feature.family for feature in features}),
@@ -113,6 +113,24 @@ def label_messages(store: FeatureStore) -> list[str]:
             "their intervals and the verdict rest on so few that they say little, even if they look perfect"
         )
     return messages
+
+
+def sink_messages(store: FeatureStore) -> list[str]:
+    """What becomes of the store's attention sinks, in words; nothing where it has none."""
+    found = store.manifest.get("sinks_found") or {}
+    if not found:
+        return []
+    layers = sorted(map(int, found))
+    most = max(counts["n_tokens"] for counts in found.values())
+    done = (
+        "are left out of every pooling"
+        if store.leaves_out_sinks
+        else "count like other tokens (--keep-sinks)"
+    )
+    return [
+        f"attention sinks {done}: up to {most:,} of {int(store.starts[-1]):,} tokens at a layer, at "
+        f"{len(layers)} layers from {layers[0]} to {layers[-1]}"
+    ]
 
 
 def significance(ranking: Ranking) -> dict[str, Any] | None:

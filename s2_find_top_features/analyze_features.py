@@ -85,6 +85,9 @@ def _add_ranking(group: argparse._ArgumentGroup) -> None:
         "--rank-by", choices=METRICS, default="interpretability_score", help="metric that orders the features"
     )
     group.add_argument("--top-n", type=positive_int, default=100, help="features to keep")
+    group.add_argument(
+        "--keep-sinks", action="store_true", help="count attention sinks like any other token of a sentence"
+    )
 
 
 def _add_evidence(group: argparse._ArgumentGroup) -> None:
@@ -142,10 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _analyze(arguments: argparse.Namespace) -> None:
     from threadpoolctl import threadpool_limits
 
-    from s2_find_top_features.analysis import label_messages
+    from s2_find_top_features.analysis import label_messages, sink_messages
     from s2_find_top_features.specificity import open_traits
 
-    store = FeatureStore(arguments.input)
+    store = FeatureStore(arguments.input, arguments.keep_sinks)
     if not store.saes:
         raise UserError(
             f"{store.path}: holds no SAE activations to rank; add some by extract_sae_features.py --extend "
@@ -157,7 +160,7 @@ def _analyze(arguments: argparse.Namespace) -> None:
     traits = open_traits(store, arguments.contrast)
     shown = frozenset({"display_only", "display_top", "one_per_family", "overwrite"})
     logger.info(settings_line(arguments, shown))
-    for message in label_messages(store):
+    for message in [*label_messages(store), *sink_messages(store)]:
         logger.warning("note: %s", message)
     # The results take their name when all of them are there.
     with scratch_folder(output) as folder:

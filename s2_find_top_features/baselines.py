@@ -101,14 +101,16 @@ def best_random_direction(
 
     Each direction's projection of the tokens' hidden states is cut at the level that leaves it as dense on
     the train tokens as the SAE's features are on average, then pooled like a feature's activations and
-    ranked by the same metric and filters on train. A store that holds hidden states per sentence only gives
-    these, and the density is that of the pooled features.
+    ranked by the same metric and filters on train; attention sinks have no part in it. A store that holds
+    hidden states per sentence only gives these, and the density is that of the pooled features.
     """
     per_token = store.hidden_states_stored == "all"
     if per_token:
         states, activations = store.hidden_states(sae.input_layer), store.activations(sae)
-        of_train = np.repeat(split.train, store.n_tokens)
+        sinks = store.sinks(sae.input_layer)
+        of_train = np.repeat(split.train, store.n_tokens) & ~sinks
     else:
+        sinks = None
         states = store.pooled_hidden_states(sae.input_layer, settings.pooling)
         activations, of_train = store.pooled_activations(sae, settings.pooling), split.train
     density = np.diff(activations.indptr)[of_train].mean() / sae.d_sae
@@ -130,7 +132,7 @@ def best_random_direction(
         cut = np.partition(projection[of_train], place, axis=0)[place]
         fired = np.maximum(projection - cut, 0)
         if per_token:
-            fired = pool_dense(fired, store.starts, store.content, settings.pooling)
+            fired = pool_dense(fired, store.starts, store.content, settings.pooling, sinks)
         pooled = fired.T
         columns = SparseColumns.from_dense(pooled[:, split.train])
         order = score_features(

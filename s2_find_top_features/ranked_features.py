@@ -163,6 +163,11 @@ class RankedResults:
     summary: dict[str, Any]
     falling: list[RankedFeature] = field(default_factory=list)
 
+    @property
+    def keep_sinks(self) -> bool:
+        """Whether the ranking counted attention sinks like other tokens, where its store tells of them."""
+        return bool(self.summary["settings"].get("keep_sinks", False))
+
     def failed_filters(self, feature: RankedFeature) -> list[str]:
         """The metrics for which a feature does not pass, in the order of `METRICS`; empty where it passes."""
         settings, values = self.summary["settings"], feature.train

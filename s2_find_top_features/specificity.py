@@ -58,14 +58,20 @@ def open_traits(store: FeatureStore, others: Sequence[Path]) -> list[Trait]:
     """The own trait first, then the others.
 
     Raises:
-        UserError: a store is not readable, is named twice, has another model or other SAEs than the first.
+        UserError: a store is not readable, is named twice, has another model or other SAEs than the first,
+            or one of the two counts attention sinks and the other does not.
     """
-    stores = [store, *(FeatureStore(path) for path in others)]
+    stores = [store, *(FeatureStore(path, store.keep_sinks) for path in others)]
     for other in stores[1:]:
         if other.manifest["model"]["id"] != store.manifest["model"]["id"]:
             raise UserError(
                 f"{other.path}: made with the model {other.model_id}, the ranked store with "
                 f"{store.model_id}; features can only be compared within one model"
+            )
+        if other.leaves_out_sinks != store.leaves_out_sinks:
+            raise UserError(
+                f"{other.path}: of this store and {store.path} one was made without a look for attention "
+                "sinks; make both alike, or add --keep-sinks"
             )
         prints = {sae.name: sae.fingerprint for sae in other.saes}
         for sae in store.saes:

@@ -28,6 +28,7 @@ def summary_shape(metrics: tuple[str, ...]) -> dict[str, Any]:
             "n_permutations": NATURAL,
             "seed": NATURAL,
             "stratify_by_length": bool,
+            "keep_sinks?": bool,
         },
         **dict.fromkeys(("n_features", "n_active_on_train", "n_passing"), NATURAL),
         "sentences": {"train": {str: NATURAL}, "held_out": {str: NATURAL}},
