@@ -116,7 +116,7 @@ def report_page(arguments: argparse.Namespace) -> tuple[str, str]:
     from s3_feature_activation_graphs.report_summary import first_layers_as_good, summary_text
 
     results = read_results(arguments.s2_results)
-    store = FeatureStore(arguments.s1_data)
+    store = FeatureStore(arguments.s1_data, results.keep_sinks)
     traces = load_traces(store, results, arguments.top_n, [])
     trait = store.trait
     names = (trait, store.path.resolve().name)

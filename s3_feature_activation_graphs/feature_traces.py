@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from pipeline_common.errors import UserError
-from s1_compute_all_features.feature_store import FeatureStore, StoredSae
+from s1_compute_all_features.feature_store import FeatureStore, StoredSae, pool_dense
 from s2_find_top_features.ranked_features import RankedResults
 
 SORT_ORDERS = ("activation", "index")
@@ -77,7 +77,7 @@ class Traces:
     Attributes:
         store: the feature store.
         features: in the order of the legend, best first.
-        activations: float32 [n_tokens, n_features], never negative.
+        activations: float32 [n_tokens, n_features], never negative; 0 on attention sinks that are left out.
     """
 
     store: FeatureStore
@@ -91,6 +91,31 @@ class Traces:
     def tokens_of(self, sentence: int) -> slice:
         """Where a sentence stands among the store's tokens."""
         return slice(int(self.store.starts[sentence]), int(self.store.starts[sentence + 1]))
+
+    @cached_property
+    def sinks(self) -> np.ndarray:
+        """Where a token is left out, as an attention sink of the SAE's layer: bool [n_tokens, n_features]."""
+        sinks = np.zeros((int(self.store.starts[-1]), len(self.features)), dtype=bool)
+        for layer, columns in self._columns_by_layer.items():
+            sinks[:, columns] = self.store.sinks(layer)[:, None]
+        return sinks
+
+    @property
+    def _columns_by_layer(self) -> dict[int, list[int]]:
+        """Columns by the layer that their SAE reads: a sink is one of a layer."""
+        columns: dict[int, list[int]] = {}
+        for column, feature in enumerate(self.features):
+            columns.setdefault(feature.sae.input_layer, []).append(column)
+        return columns
+
+    def pooled(self, pooling: str) -> np.ndarray:
+        """The features on every sentence: float32 [n_sentences, n_features]."""
+        store = self.store
+        pooled = np.empty((len(store.sentences), len(self.features)), dtype=np.float32)
+        for layer, columns in self._columns_by_layer.items():
+            values, sinks = self.activations[:, columns], store.sinks(layer)
+            pooled[:, columns] = pool_dense(values, store.starts, store.content, pooling, sinks)
+        return pooled
 
     @cached_property
     def peaks(self) -> np.ndarray:

@@ -119,7 +119,8 @@ def coactivation_figure(traces: Traces, labels: Sequence[int]) -> Figure:
     """How often the features fire on one token, and in one sentence."""
     store = traces.store
     sentences = np.isin(store.labels, labels)
-    tokens = np.repeat(sentences, store.n_tokens)
+    # A token that is an attention sink for one of them says nothing of a pair.
+    tokens = np.repeat(sentences, store.n_tokens) & ~traces.sinks.any(axis=1)
     n_features = len(traces.features)
     with_numbers = n_features <= MOST_WITH_NUMBERS
     cell = max(0.42 if with_numbers else 0.24, _LEAST_PANEL_WIDTH / n_features)

@@ -26,7 +26,8 @@ def mean_trajectories(
     """Mean activation along the sentences of a label.
 
     Each sentence is interpolated linearly onto the same relative positions (`relative_position`; the
-    first and last token hold to the ends), so that every sentence counts the same whatever its length.
+    first and last token hold to the ends), so that every sentence counts the same whatever its length. An
+    attention sink has no value: the tokens beside it stand in for it.
 
     Args:
         traces: the features.
@@ -39,13 +40,18 @@ def mean_trajectories(
         the label has fewer than two sentences.
     """
     grid = np.linspace(0, 1, n_points)
+
+    def positions(sentence: np.int64) -> tuple[slice, np.ndarray, np.ndarray]:
+        tokens, values = traces.tokens_of(int(sentence)), traces.sentence(int(sentence))
+        return tokens, values, relative_position(np.arange(len(values)), np.array(len(values)))
+
     resampled = np.array(
         [
             [
-                np.interp(grid, relative_position(np.arange(len(values)), np.array(len(values))), column)
-                for column in values.T
+                np.interp(grid, place[~sinks], column[~sinks])
+                for column, sinks in zip(values.T, traces.sinks[tokens].T, strict=True)
             ]
-            for values in (traces.sentence(int(s)) for s in np.flatnonzero(traces.store.labels == label))
+            for tokens, values, place in map(positions, np.flatnonzero(traces.store.labels == label))
         ]
     )
     n_sentences = len(resampled)
@@ -128,8 +134,8 @@ def heatmap_image(traces: Traces, labels: Sequence[int]) -> tuple[np.ndarray, li
 
     Returns:
         float32 [n_sentences, n_positions], by label and within a label by falling peak; NaN behind a
-        sentence's end. So many positions as 98% of the sentences have at most, since a few long ones
-        would leave the rest no room. And the number of rows of each label.
+        sentence's end and on attention sinks. So many positions as 98% of the sentences have at most,
+        since a few long ones would leave the rest no room. And the number of rows of each label.
     """
     store = traces.store
     by_label = [np.flatnonzero(store.labels == label) for label in labels]
@@ -138,7 +144,8 @@ def heatmap_image(traces: Traces, labels: Sequence[int]) -> tuple[np.ndarray, li
     image = np.full((len(order), width), np.nan, dtype=np.float32)
     for row, sentence in enumerate(order):
         values = traces.sentence(int(sentence))[:width, 0]
-        image[row, : len(values)] = values
+        sinks = traces.sinks[traces.tokens_of(int(sentence)), 0][:width]
+        image[row, : len(values)] = np.where(sinks, np.nan, values)
     return image, [len(rows) for rows in by_label]
 
 
@@ -167,7 +174,8 @@ def heatmap_figure(traces: Traces, labels: Sequence[int]) -> Figure:
         figure, 1.1, 6.88, f"{feature_label(traces.features[0])}: activation by token",
         fontsize=12, fontweight="bold", va="top",
     )  # fmt: skip
-    note = "A row is a sentence, within a label by falling peak; grey lies behind its end."
+    grey = "grey lies behind its end" + (", or is an attention sink" if traces.sinks[:, 0].any() else "")
+    note = f"A row is a sentence, within a label by falling peak; {grey}."
     longest = int(traces.store.n_tokens[np.isin(traces.store.labels, labels)].max())
     if longest > image.shape[1]:
         note += f" Cut at {image.shape[1]} tokens (the longest: {longest})."

@@ -19,6 +19,8 @@ from s3_feature_activation_graphs.sentence_workers import draw_sentences
 
 logger = logging.getLogger(__name__)
 
+SINK_NOTE = "  |  pale token = attention sink, without a value"
+
 
 class PictureRun:
     """The pictures of one run: the overviews of a dataset and a picture for each of some sentences."""
@@ -57,6 +59,7 @@ class PictureRun:
                 held_out=bool(store.held_out[sentence]),
                 tokens=store.tokens.text[traces.tokens_of(sentence)].tolist(),
                 activations=traces.sentence(sentence),
+                sinks=traces.sinks[traces.tokens_of(sentence)],
             )
             for sentence in sentences
         ]
@@ -67,7 +70,7 @@ class PictureRun:
             max_token_len=max_token_len,
             # Over the whole store, so that pictures of different labels and runs can be laid side by side.
             y_max=None if free_y else float(traces.peaks.max()),
-            source=source_line(store),
+            source=source_line(store) + (SINK_NOTE if traces.sinks.any() else ""),
         )
         if missing:
             logger.warning(

@@ -25,6 +25,8 @@ class SentenceToDraw:
         held_out: it belongs to the test split.
         tokens: its token strings.
         activations: float32 [n_tokens, n_features].
+        sinks: bool [n_tokens, n_features], where there is no value because the token is an attention sink;
+            None for nowhere.
     """
 
     index: int
@@ -33,6 +35,7 @@ class SentenceToDraw:
     held_out: bool
     tokens: Sequence[str]
     activations: np.ndarray
+    sinks: np.ndarray | None = None
 
     @property
     def file(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from concept_evaluation.metrics import auroc
-from s1_compute_all_features.feature_store import FeatureStore, pool_dense
+from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.ranked_features import FILTER_LETTERS, RankedFeature, RankedResults
 from s3_feature_activation_graphs.activation_summary import summarise
 from s3_feature_activation_graphs.feature_traces import Traces
@@ -67,8 +67,7 @@ def report_content(
     """
     results, store = evidence.results, traces.store
     summary = results.summary
-    pooling = summary["settings"]["pooling"]
-    pooled = pool_dense(traces.activations, store.starts, store.content, pooling)
+    pooled = traces.pooled(summary["settings"]["pooling"])
     ids = [anchor(feature.key) for feature in traces.features]
     rows = ranked_rows(results, evidence.explanations, set(ids))
     return {

@@ -57,7 +57,8 @@ def heat_map_data(
     """What the page's script draws heat maps from.
 
     Activations are rounded to `SIGNIFICANT_DIGITS` and stored where they are not zero: ``gaps`` are the
-    distances from one stored token to the next, counted through the tokens of all carried sentences.
+    distances from one stored token to the next, counted through the tokens of all carried sentences. So are
+    attention sinks, ``sinks``, once for each layer; a feature names its layer by ``reads``.
 
     Args:
         traces: the features.
@@ -88,10 +89,15 @@ def heat_map_data(
             for text, tokens in zip(texts, shown, strict=True)
         ],
         "random": {label: [place[int(s)] for s in of_label] for label, of_label in drawn.items()},
+        "sinks": {
+            str(feature.sae.input_layer): _gaps(traces.sinks[rows, column])
+            for column, feature in enumerate(traces.features)
+        },
         "top_limit": None if len(carried) == len(store.labels) else TOP_KEPT,
         "features": [
             {
                 "id": ids[column],
+                "reads": str(traces.features[column].sae.input_layer),
                 "max": _rounded(traces.peaks[:, column].max(initial=0.0)),
                 "pooled": [_rounded(value) for value in pooled[carried, column]],
                 **_sparse(traces.activations[rows, column]),
@@ -102,8 +108,12 @@ def heat_map_data(
 
 
 def _sparse(values: np.ndarray) -> dict[str, list[Any]]:
-    at = np.flatnonzero(values)
-    return {"gaps": np.diff(at, prepend=0).tolist(), "values": [_rounded(value) for value in values[at]]}
+    return {"gaps": _gaps(values), "values": [_rounded(value) for value in values[np.flatnonzero(values)]]}
+
+
+def _gaps(values: np.ndarray) -> list[int]:
+    gaps: list[int] = np.diff(np.flatnonzero(values), prepend=0).tolist()
+    return gaps
 
 
 def _rounded(value: float) -> float | int:

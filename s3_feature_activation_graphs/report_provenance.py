@@ -74,6 +74,8 @@ def _extraction(store: FeatureStore) -> list[str]:
     command = ["extract_sae_features.py", "--input", store.manifest["input"]["file"]]
     command += ["--output", store.path.resolve().name, "--config", "CONFIGURATION.json"]
     command += ["--hidden-states", store.hidden_states_stored]
+    if not store.tells_sinks:
+        command.append("--keep-sinks")
     settings = {"dtype": store.manifest["model"].get("dtype"), **store.manifest.get("settings", {})}
     for name in (
         "tokens",
@@ -97,6 +99,8 @@ def _ranking(store: FeatureStore, results: RankedResults, other_traits: Sequence
         command += [flag, str(settings[name])]
     if settings["stratify_by_length"]:
         command.append("--stratify-by-length")
+    if results.keep_sinks:
+        command.append("--keep-sinks")
     if results.summary.get("pooling_comparison"):
         command.append("--compare-poolings")
     if other_traits:

@@ -44,6 +44,9 @@ COMPRESSION = 3
 SILENT_ALPHA = 0.35
 """Of the legend's entry for a feature that does not fire in the sentence."""
 
+SINK_COLOUR = "#a9a9a9"
+"""Of the label of a token that is an attention sink for one of the features."""
+
 _SENTENCE_LINES = 3
 _LEFT_INCHES, _TOP_INCHES, _FOOTER_INCHES, _MIN_AXES_INCHES = 0.75, 0.95, 0.25, 2.0
 _TICK_POINTS, _TICK_PAD_POINTS = 3.5, 7.0
@@ -115,13 +118,16 @@ class SentencePlotter:
         spacing = self._lay_out(n_tokens)
         every = int(np.ceil(_TOKEN_INCHES / spacing - 1e-9))  # over 1 only at the greatest width
         positions = np.arange(n_tokens)
-        for line, values in zip(self._lines, sentence.activations.T, strict=True):
-            line.set_data(positions, values)
+        sinks = np.zeros(sentence.activations.shape, bool) if sentence.sinks is None else sentence.sinks
+        for line, values, hidden in zip(self._lines, sentence.activations.T, sinks.T, strict=True):
+            # A gap, not a zero: a sink has no value.
+            line.set_data(positions, np.where(hidden, np.nan, values))
             # A marker on each of the many zeros would bury the few tokens that matter.
             line.set_markevery(np.flatnonzero(values > 0).tolist())
         self._shade_legend(_fires(sentence))
         self._axes.set_xlim(-0.5, n_tokens - 0.5)
-        self._set_tokens(positions[::every], self._style.labels_of(sentence.tokens[::every]))
+        labels = self._style.labels_of(sentence.tokens[::every])
+        self._set_tokens(positions[::every], labels, np.any(sinks, axis=1)[::every])
         y_max = self._style.y_max
         top = y_max if y_max is not None else float(sentence.activations.max(initial=0.0))
         self._axes.set_ylim(0, 1.04 * top if top > 0 else 1.0)
@@ -177,7 +183,7 @@ class SentencePlotter:
         for text, lit in zip(self._legend.get_texts(), fires, strict=True):
             text.set_alpha(1.0 if lit else SILENT_ALPHA)
 
-    def _set_tokens(self, positions: np.ndarray, labels: Sequence[str]) -> None:
+    def _set_tokens(self, positions: np.ndarray, labels: Sequence[str], pale: np.ndarray) -> None:
         # From the foot to the top of the axes; NaN parts one grid line from the next.
         self._grid.set_data(np.repeat(positions, 3), np.tile([0, 1, np.nan], len(positions)))
         self._ticks.set_data(positions, np.zeros(len(positions)))
@@ -186,9 +192,10 @@ class SentencePlotter:
             text = self._axes.text(0, 0, "", fontproperties=self._style.token_font, **SLANTED)
             text.set(parse_math=False, transform=transform)
             self._token_labels.append(text)
-        for text, position, label in zip(self._token_labels, positions, labels, strict=False):
+        for text, position, label, is_pale in zip(self._token_labels, positions, labels, pale, strict=False):
             text.set_position((position, 0))
             text.set_text(label)
+            text.set_color(SINK_COLOUR if is_pale else "black")
         for text in self._token_labels[len(labels) :]:
             text.set_text("")
 

@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_way(output, arguments.overwrite, "plots", SUMMARY_JSON)
     claim_output(output)
     results = read_results(arguments.s2_results)
-    store = FeatureStore(arguments.s1_data)
+    store = FeatureStore(arguments.s1_data, results.keep_sinks)
     wanted = [label for part in arguments.labels or [] for label in part]
     labels = check_labels(store, wanted)
     traces = load_traces(store, results, arguments.top_n, arguments.features or [])

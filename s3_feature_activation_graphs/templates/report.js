@@ -116,6 +116,15 @@
     return values;
   };
 
+  const sinksOfLayer = new Map();
+  const sinksOf = (feature) => {
+    if (!sinksOfLayer.has(feature.reads)) {
+      let at = 0;
+      sinksOfLayer.set(feature.reads, new Set(data.sinks[feature.reads].map((gap) => (at += gap))));
+    }
+    return sinksOfLayer.get(feature.reads);
+  };
+
   const visible = (token) =>
     token === "" ? "\u2205" : token.replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5").replace(
       /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (sign) => `\\u${sign.codePointAt(0).toString(16).padStart(4, "0")}`);
@@ -125,9 +134,14 @@
     const of = values.subarray(starts[sentence], starts[sentence + 1]);
     const peak = of.reduce((best, value, index) => (value > of[best] ? index : best), 0);
     const text = element("span", { className: "text", dir: "auto" });
+    const sinks = sinksOf(feature);
     tokensOf(sentence).forEach((token, position) => {
       const span = element("span", { textContent: visible(token), tabIndex: -1 });
-      span.dataset.tip = `\u201c${visible(token)}\u201d  ${rounded(of[position])}\ntoken ${position + 1} of ${of.length}`
+      const isSink = sinks.has(starts[sentence] + position);
+      if (isSink) span.className = "sink";
+      span.dataset.tip = isSink
+        ? `\u201c${visible(token)}\u201d  attention sink, left out\ntoken ${position + 1} of ${of.length}`
+        : `\u201c${visible(token)}\u201d  ${rounded(of[position])}\ntoken ${position + 1} of ${of.length}`
         + (of[position] > 0 ? `, ${Math.round((100 * of[position]) / feature.max)}% of the feature's largest` : "");
       if (of[position] > 0) {
         span.className = position === peak ? "hot peak" : "hot";

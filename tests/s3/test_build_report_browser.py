@@ -301,3 +301,18 @@ def test_the_index_opens_the_report_at_its_best_feature(browser: Any, report: Pa
     page.wait_for_function("document.querySelector('.found')?.id === 'feature-1-24-3'")
     opened.context.close()
     assert opened.complaints == []
+
+
+def test_a_sink_is_hatched_and_has_no_value(browser: Any, tmp_path: Path) -> None:
+    inputs = write_report_inputs(tmp_path, n_sentences=24, sink_layers=(1,))
+    output = tmp_path / "sinks.html"
+    assert main([*inputs, "--output", str(output), "--top-n", "5"]) == 0
+    opened = Watched(browser, output)
+    page = opened.open()
+    sinks = page.locator(f"{FEATURE} .sentences .sink")
+    assert sinks.count() > 5
+    assert "attention sink, left out" in sinks.first.get_attribute("data-tip")
+    assert "gradient" in sinks.first.evaluate("element => getComputedStyle(element).backgroundImage")
+    assert page.locator(f"{FEATURE} .sink.hot, #feature-0-8-3 .sink").count() == 0  # layer 0 has none
+    opened.context.close()
+    assert opened.complaints == []

@@ -107,10 +107,8 @@ def test_co_activation_counts_tokens_and_sentences_of_the_labels(traces: Traces)
 
 @pytest.mark.parametrize("n_features", [2, 5, 30])
 def test_co_activation_of_few_and_many_features_is_not_cut(traces: Traces, n_features: int) -> None:
-    features = [
-        DrawnFeature(StoredSae("", 25, 340, 16_384, "", "", "", "", ""), 16_300 + i, i + 1, 0.5, 0.5, True)
-        for i in range(n_features)
-    ]
+    sae = StoredSae("", 25, 340, 16_384, "blocks.25.hook_resid_post", "", "", "", "")
+    features = [DrawnFeature(sae, 16_300 + i, i + 1, 0.5, 0.5, True) for i in range(n_features)]
     repeated = Traces(
         traces.store, features, np.resize(traces.activations, (len(traces.activations), n_features))
     )
