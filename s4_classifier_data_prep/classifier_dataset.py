@@ -13,7 +13,7 @@ import numpy as np
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_npz, write_npz
 from pipeline_common.json_shape import NATURAL, JsonFormat
-from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore
+from s1_compute_all_features.feature_store import EMBEDDINGS, SINKS_SHAPE, FeatureStore
 
 NORMALIZATIONS = ("standardize", "minmax", "none")
 EMBEDDING_INPUTS = "embeddings"
@@ -35,7 +35,12 @@ DESCRIPTION_SHAPE = {
     "normalization": frozenset(NORMALIZATIONS),
     "model": str,
     "model_details?": {"dtype?": str},
-    "extraction?": {"hidden_states": str, "tokens": (None, str), "sae_dtype": (None, str)},
+    "extraction?": {
+        "hidden_states": str,
+        "tokens": (None, str),
+        "sae_dtype": (None, str),
+        "sinks?": SINKS_SHAPE,  # missing where attention sinks count like other tokens, as null says too
+    },
     "store": {"name": str, "fingerprint": str},
 }
 """What a reader of a dataset's description relies on (`pipeline_common.json_shape`)."""
@@ -151,8 +156,8 @@ def inputs_of(store: FeatureStore, metadata: dict[str, Any]) -> np.ndarray:
         metadata: a dataset's; ``input``, ``unit`` and ``pooling`` are read.
 
     Returns:
-        float32 [n_rows, n_inputs], a row per token or per sentence. Columns as in the dataset: layer by
-        layer, or SAE by SAE with the features of each ascending.
+        float32 [n_rows, n_inputs], a row per sentence, or per token of `token_rows`. Columns as in the
+        dataset: layer by layer, or SAE by SAE with the features of each ascending.
 
     Raises:
         UserError: the store does not hold a layer, an SAE or a feature.
@@ -162,12 +167,31 @@ def inputs_of(store: FeatureStore, metadata: dict[str, Any]) -> np.ndarray:
         return _activations(store, source["saes"], pooling)
     layers: list[int | str] = [EMBEDDINGS] if source["kind"] == EMBEDDING_INPUTS else source["layers"]
     if metadata["unit"] == "token":
-        return store.hidden_states(layers[0])
+        states, rows = store.hidden_states(layers[0]), token_rows(store, metadata)
+        return states if len(rows) == len(states) else states[rows]
     d_model = store.manifest["model"]["d_model"]
     inputs = np.empty((len(store.sentences), d_model * len(layers)), dtype=np.float32)
     for place, layer in enumerate(layers):
         inputs[:, place * d_model : (place + 1) * d_model] = store.pooled_hidden_states(layer, pooling)
     return inputs
+
+
+def token_rows(store: FeatureStore, metadata: dict[str, Any]) -> np.ndarray:
+    """The tokens that are rows of a dataset of tokens: int64 [n_rows], ascending.
+
+    All but attention sinks, which have an input or a target that tells nothing: those of the layer that is
+    the input, and those of the layer that the target's SAE reads. Where the store lacks that SAE, as one of
+    new text does, the input's alone.
+
+    Args:
+        store: the feature store.
+        metadata: a dataset's; ``input`` and ``target`` are read.
+    """
+    read_by_target = [sae.input_layer for sae in store.saes if sae.name == metadata["target"].get("sae")]
+    sinks = np.zeros(int(store.starts[-1]), dtype=bool)
+    for layer in {*metadata["input"]["layers"], *read_by_target}:
+        sinks |= store.sinks(layer)
+    return np.flatnonzero(~sinks)
 
 
 def _activations(store: FeatureStore, entries: list[dict[str, Any]], pooling: str) -> np.ndarray:

@@ -123,6 +123,9 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
         help="how a sentence's tokens become one (default: mean for embeddings and hidden states, max for "
         "SAE activations); a target is always pooled by max",
     )
+    group.add_argument(
+        "--keep-sinks", action="store_true", help="count attention sinks like any other token of a sentence"
+    )
 
 
 def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
@@ -173,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.overwrite:
         make_way(arguments.output, overwrite=False, what="dataset")
     claim_output(arguments.output)
-    store = FeatureStore(arguments.input)
+    store = FeatureStore(arguments.input, arguments.keep_sinks)
     dataset = _dataset(store, arguments)
     write_dataset(arguments.output, dataset)
     _report(arguments.output, dataset)

@@ -14,6 +14,7 @@ from s4_classifier_data_prep.classifier_dataset import (
     HIDDEN_INPUTS,
     ClassifierDataset,
     inputs_of,
+    token_rows,
 )
 
 TARGET_POOLING = "max"
@@ -71,10 +72,10 @@ def states_to_feature(
         UserError: the layer or feature is not in the store, or the feature never fires on the train
             sentences, so that there is nothing to learn.
     """
-    target = store.feature_activations(sae, [feature_id])[:, 0]
-    if unit == "sentence":
-        target = np.maximum.reduceat(target, store.starts[:-1])
-    _refuse_silent_feature(store, sae, feature_id, target, unit)
+    activations = store.feature_activations(sae, [feature_id])[:, 0]
+    # An attention sink reads as 0, so it never is the maximum.
+    pooled = np.maximum.reduceat(activations, store.starts[:-1])
+    _refuse_silent_feature(store, sae, feature_id, pooled)
     by_token = unit == "token"
     description = {
         "strategy": "embedding-to-feature" if input_layer is None else "hidden-to-feature",
@@ -94,6 +95,7 @@ def states_to_feature(
         "pooling": None if by_token else pooling,
         "notes": _encoder_note(sae, input_layer),
     }
+    target = activations[token_rows(store, description)] if by_token else pooled
     return assemble(store, target, description, normalize)
 
 
@@ -146,8 +148,8 @@ def assemble(
                 "extract_sae_features.py --verify, or extract it again with --dtype float32"
             )
     by_token = description["unit"] == "token"
-    sentence_index = store.tokens.sentence_index if by_token else np.arange(len(store.sentences))
-    sentence_index = sentence_index.astype(np.int64)
+    rows = token_rows(store, description) if by_token else np.arange(len(store.sentences))
+    sentence_index = (store.tokens.sentence_index[rows] if by_token else rows).astype(np.int64)
     held_out = store.held_out[sentence_index]
     if not inputs[~held_out].any():
         raise UserError(
@@ -173,8 +175,8 @@ def assemble(
         n_tokens=store.n_tokens[sentence_index],
         label=store.labels[sentence_index],
         sentence=np.array(store.sentences),
-        token=store.tokens.text if by_token else None,
-        position=store.tokens.position.astype(np.int64) if by_token else None,
+        token=store.tokens.text[rows] if by_token else None,
+        position=store.tokens.position[rows].astype(np.int64) if by_token else None,
         normalization_shift=shift,
         normalization_scale=scale,
         metadata=metadata,
@@ -191,20 +193,17 @@ def _origin(store: FeatureStore) -> dict[str, Any]:
         "extraction": {
             "hidden_states": store.hidden_states_stored,
             **{key: settings.get(key) for key in ("tokens", "sae_dtype")},
+            # New sentences are too few for medians of their own: they are judged by these.
+            "sinks": store.manifest["sinks"] if store.leaves_out_sinks else None,
         },
         "store": {"name": store.path.resolve().name, "fingerprint": store.fingerprint},
         "input_file": store.manifest["input"],
     }
 
 
-def _refuse_silent_feature(
-    store: FeatureStore, sae: StoredSae, feature_id: int, target: np.ndarray, unit: str
-) -> None:
-    train = ~store.held_out
-    fires = target > 0
-    if unit == "token":
-        train = train[store.tokens.sentence_index]
-    if not fires[train].any():
+def _refuse_silent_feature(store: FeatureStore, sae: StoredSae, feature_id: int, pooled: np.ndarray) -> None:
+    fires = pooled > 0
+    if not fires[~store.held_out].any():
         where = "only on held-out sentences" if fires.any() else "on no sentence of the store"
         raise UserError(
             f"{store.path}: feature {feature_id} of SAE {sae.name} fires {where}, "
