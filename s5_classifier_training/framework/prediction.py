@@ -13,9 +13,14 @@ from typing import Any
 import numpy as np
 
 from pipeline_common.errors import UserError
-from pipeline_common.files import read_csv, read_json
+from pipeline_common.files import read_csv, read_json, write_json
 from s1_compute_all_features.feature_store import FeatureStore
-from s4_classifier_data_prep.classifier_dataset import EMBEDDING_INPUTS, SAE_ACTIVATIONS, inputs_of
+from s4_classifier_data_prep.classifier_dataset import (
+    EMBEDDING_INPUTS,
+    SAE_ACTIVATIONS,
+    inputs_of,
+    token_rows,
+)
 from s5_classifier_training.framework.evaluation import predict
 from s5_classifier_training.framework.experiment_folder import EXPERIMENTS, PREDICTIONS
 from s5_classifier_training.framework.metrics import Predictions, scores_with_intervals
@@ -137,12 +142,13 @@ def find_configuration(metadata: dict[str, Any]) -> Path:
     )
 
 
-def extraction_arguments(metadata: dict[str, Any], weights: Weights) -> list[str]:
+def extraction_arguments(metadata: dict[str, Any], weights: Weights, sinks: Path) -> list[str]:
     """Flags of extract_sae_features.py that compute what a dataset's inputs need, and nothing more.
 
     Args:
         metadata: of the dataset that the checkpoint was trained on.
         weights: where model and SAEs are.
+        sinks: the file that holds what decides on the dataset's attention sinks, where they are left out.
     """
     source, extraction = metadata["input"], metadata["extraction"]
     of_sae = source["kind"] == SAE_ACTIVATIONS
@@ -159,9 +165,11 @@ def extraction_arguments(metadata: dict[str, Any], weights: Weights) -> list[str
         "--saes": ",".join(names) or "none",
         "--hidden-states": "none" if of_sae else extraction["hidden_states"],
         "--tokens": extraction["tokens"],
+        "--sinks-like": sinks if extraction.get("sinks") else None,
     }
     given = [[flag, str(value)] for flag, value in flags.items() if value is not None]
-    return ["--unlabelled", *(part for pair in given for part in pair)]
+    switches = ["--unlabelled", *([] if extraction.get("sinks") else ["--keep-sinks"])]
+    return [*switches, *(part for pair in given for part in pair)]
 
 
 def answer(csv: Path, folder: Path, model: Any, results: dict[str, Any], weights: Weights) -> Answered:
@@ -178,10 +186,11 @@ def answer(csv: Path, folder: Path, model: Any, results: dict[str, Any], weights
         UserError: the extraction failed, or ran another model or SAE than the checkpoint was trained on.
     """
     metadata = results["dataset"]
-    arguments = extraction_arguments(metadata, weights)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".predict.", suffix=".tmp", dir=folder) as temporary:
-        path = Path(temporary) / "features"
+        path, sinks = Path(temporary) / "features", Path(temporary) / "sinks.json"
+        arguments = extraction_arguments(metadata, weights, sinks)
+        write_json(sinks, metadata["extraction"].get("sinks"))
         code = run_extraction(["--input", str(csv), "--output", str(path), *arguments])
         if code:
             raise UserError(
@@ -192,6 +201,7 @@ def answer(csv: Path, folder: Path, model: Any, results: dict[str, Any], weights
         inputs = inputs_of(store, metadata)
         by_token = metadata["unit"] == "token"
         tokens = store.tokens if by_token else None
+        rows = token_rows(store, metadata) if by_token else None
         n_sentences = len(store.sentences)
     if inputs.shape[1] != results["n_inputs"]:
         raise UserError(
@@ -201,9 +211,11 @@ def answer(csv: Path, folder: Path, model: Any, results: dict[str, Any], weights
     labels = None if results["labels"] is None else np.array(results["labels"])
     return Answered(
         predictions=predict(model, inputs, labels),
-        sentence_index=np.arange(n_sentences) if tokens is None else tokens.sentence_index.astype(np.int64),
-        position=None if tokens is None else tokens.position,
-        token=None if tokens is None else tokens.text,
+        sentence_index=np.arange(n_sentences)
+        if tokens is None
+        else tokens.sentence_index[rows].astype(np.int64),
+        position=None if tokens is None else tokens.position[rows],
+        token=None if tokens is None else tokens.text[rows],
     )
 
 

@@ -25,6 +25,9 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
         "--pooling", choices=POOLINGS, default="mean", help="how a sentence's tokens become one vector"
     )
     parser.add_argument(
+        "--keep-sinks", action="store_true", help="count attention sinks like any other token of a sentence"
+    )
+    parser.add_argument(
         "--penalties", nargs="+", type=penalty, default=list(PENALTIES), metavar="C",
         help="inverse penalties that logistic chooses from, inside the train rows of each fold",
     )  # fmt: skip

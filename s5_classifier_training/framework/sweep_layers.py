@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from s5_classifier_training.framework.layer_sweep import sweep
     from s5_classifier_training.framework.trait_stores import open_traits, refuse_single_label
 
-    traits = open_traits(arguments.input)
+    traits = open_traits(arguments.input, arguments.keep_sinks)
     layers_of = [chosen_layers(trait, arguments.layers) for trait in traits]
     for trait in traits:
         refuse_single_label(trait)
@@ -113,7 +113,10 @@ def _write(
     description = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "settings": {key: value for key, value in asdict(settings).items() if key != "n_workers"},
+        "settings": {
+            **{key: value for key, value in asdict(settings).items() if key != "n_workers"},
+            "keep_sinks": traits[0].store.keep_sinks,
+        },
         "traits": [_described(*pair, messages) for pair in zip(traits, rows_of_trait, strict=True)],
         "library_versions": library_versions(["numpy", "scipy", "scikit-learn", "matplotlib"]),
     }

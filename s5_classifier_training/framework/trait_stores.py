@@ -61,15 +61,25 @@ class Trait:
         return pooled
 
 
-def open_traits(paths: Sequence[Path]) -> list[Trait]:
+def open_traits(paths: Sequence[Path], keep_sinks: bool = False) -> list[Trait]:
     """Open stores that hold hidden states, and name their traits.
+
+    Args:
+        paths: the stores.
+        keep_sinks: count attention sinks like any other token.
 
     Raises:
         UserError: a store is not readable or holds no hidden states, its train sentences have a single
-            label, or two stores cannot be told apart by name.
+            label, two stores cannot be told apart by name, or one counts attention sinks and another does
+            not.
     """
-    stores = [FeatureStore(path) for path in paths]
+    stores = [FeatureStore(path, keep_sinks) for path in paths]
     for store in stores:
+        if store.leaves_out_sinks != stores[0].leaves_out_sinks:
+            raise UserError(
+                f"{store.path}: of this store and {stores[0].path} one was made without a look for attention "
+                "sinks; make both alike, or add --keep-sinks"
+            )
         if store.hidden_states_stored == "none":
             raise UserError(
                 f"{store.path}: made with --hidden-states none, so there are no layers to read; extract "

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     from s5_classifier_training.framework.trait_stores import open_traits
 
-    train, *others = open_traits([arguments.train, *arguments.test])
+    train, *others = open_traits([arguments.train, *arguments.test], arguments.keep_sinks)
     refuse_other_models(train, others)
     layers = chosen_layers(train, arguments.layers)
     settings = sweep_settings(arguments)
@@ -132,7 +132,10 @@ def _described(
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "settings": {key: value for key, value in asdict(settings).items() if key != "n_workers"},
+        "settings": {
+            **{key: value for key, value in asdict(settings).items() if key != "n_workers"},
+            "keep_sinks": train.store.keep_sinks,
+        },
         "model": train.store.model_id,
         "train": {"trait": train.name, "fingerprint": train.store.fingerprint},
         "test": [
