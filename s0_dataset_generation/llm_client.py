@@ -158,8 +158,9 @@ class LLMClient:
         self.completion_tokens = 0
         self._connection = Connection(settings, journal.path, ENV_FILE)
         self._failures_in_a_row = 0
-        self._useless: list[Outcome] = []
-        self._has_had_use = False
+        # By kind of item: a model that writes sentences may yet be unable to label them.
+        self._useless: dict[str, list[Outcome]] = {}
+        self._has_had_use: set[str] = set()
         self._has_asked = False
 
     def ask(self, requests: Sequence[LLMRequest], description: str) -> list[Outcome]:
@@ -261,23 +262,25 @@ class LLMClient:
                 "and --model and run again"
             )
         self._note_use(request, outcome)
-        if self._has_had_use:
-            return
-        self._useless.append(outcome)
-        if len(self._useless) >= _GIVE_UP_AFTER_USELESS:
-            raise UserError(self._all_useless())
+        kind = request.item_type.__name__
+        if kind not in self._has_had_use:
+            useless = self._useless.setdefault(kind, [])
+            useless.append(outcome)
+            if len(useless) >= _GIVE_UP_AFTER_USELESS:
+                raise UserError(self._all_are_of_no_use(useless))
 
     def _note_use(self, request: LLMRequest, outcome: Outcome | None) -> None:
         """One outcome with something that was asked for shows that the server can, in an earlier run too."""
-        self._has_had_use |= outcome is not None and any(map(request.is_of_use, outcome.items))
+        if outcome is not None and any(map(request.is_of_use, outcome.items)):
+            self._has_had_use.add(request.item_type.__name__)
 
-    def _all_useless(self) -> str:
-        kinds = Counter(outcome.failure or "nothing that was asked for" for outcome in self._useless)
+    def _all_are_of_no_use(self, useless: Sequence[Outcome]) -> str:
+        kinds = Counter(outcome.failure or "nothing that was asked for" for outcome in useless)
         told = ", ".join(f"{kind} x{n}" for kind, n in sorted(kinds.items()))
-        quoted = next((outcome.reply for outcome in reversed(self._useless) if outcome.reply), None)
+        quoted = next((outcome.reply for outcome in reversed(useless) if outcome.reply), None)
         quote = f"; one of them says: {one_line(said_in(quoted), _LONGEST_QUOTE)!r}" if quoted else ""
         return (
-            f"{self.settings.endpoint}: the first {len(self._useless)} replies are of no use ({told}){quote}"
+            f"{self.settings.endpoint}: the first {len(useless)} replies are of no use ({told}){quote}"
             f"; no more are asked for, and these are kept in {self.journal.path}; try another --model, or "
             "fewer sentences a request with --batch-size"
         )

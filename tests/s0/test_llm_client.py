@@ -19,6 +19,7 @@ from s0_dataset_generation.llm_client import (
     resolve_settings,
 )
 from s0_dataset_generation.reply_journal import ReplyJournal
+from s0_dataset_generation.sentence_generation import WrittenSentence
 from s0_dataset_generation.sentence_labelling import GivenLabel
 from tests.fake_llm_server import Reply, chat_reply, error_reply, fake_llm_server, items_reply
 
@@ -58,6 +59,8 @@ def test_asks_by_the_protocol_and_counts_reported_tokens(server, make_client):
     assert {recorded.text for recorded in server.requests} == {"one", "two"}
     recorded = server.requests[0]
     assert recorded.path == "/v1/chat/completions"
+    # A parameter that is not sent is one that no server can refuse.
+    assert set(recorded.body) == {"model", "messages", "response_format"}
     assert recorded.body["model"] == "m"
     assert recorded.body["response_format"]["type"] == "json_schema"
     assert recorded.headers["authorization"] == f"Bearer {KEY}"
@@ -378,6 +381,15 @@ def test_one_useful_reply_in_this_run_or_an_earlier_one_is_enough_to_go_on(serve
     assert len(make_client(concurrency=1).ask(requests, "asking")) == 9
     more = [labelling_request(number) for number in range(18)]
     assert len(make_client(concurrency=1).ask(more, "asking")) == 18
+
+
+def test_a_model_that_writes_sentences_but_labels_none_is_stopped_too(server, make_client):
+    client = make_client(concurrency=1)
+    server.script.append(items_reply([{"id": "s1", "sentence": "He lied."}]))
+    client.ask([LLMRequest([{"role": "user", "content": "write"}], WrittenSentence, "0")], "asking")
+    server.respond = lambda recorded: chat_reply("no")
+    with pytest.raises(UserError, match="the first 5 replies are of no use"):
+        client.ask([labelling_request(number) for number in range(48)], "asking")
 
 
 def test_a_server_that_was_mended_is_asked_again(server, make_client):
