@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from s1_compute_all_features.attention_sinks import SINK_FACTOR
 from s1_compute_all_features.language_model import LanguageModel, PaddedBatch, length_sorted_batches, padded
-from s1_compute_all_features.saes.training import SINK_FACTOR
 from s1_compute_all_features.tokenised_sentences import TokenisedSentence
 
 if TYPE_CHECKING:

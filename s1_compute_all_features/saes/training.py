@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_json, write_json
+from s1_compute_all_features.attention_sinks import median_norms, sink_mask
 from s1_compute_all_features.language_model import LanguageModel, forward_states, length_sorted_batches
 from s1_compute_all_features.saes.training_text import Pieces
 from s1_compute_all_features.tokenised_sentences import TokenisedSentence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import torch
 
 UNIT_TOKENS = 65_536
-SINK_FACTOR = 10
 PROGRESS = "progress.json"
 
 States = dict[int, "torch.Tensor"]
@@ -99,9 +99,8 @@ def train_saes(
             continue
         states = hidden_states(model, [pieces[int(index)] for index in unit], recipe.layers, batch_tokens)
         if not progress["median_norms"]:
-            progress["median_norms"] = {
-                str(layer): float(values.norm(dim=1).median()) for layer, values in states.items()
-            }
+            medians = median_norms({layer: values.norm(dim=1).numpy() for layer, values in states.items()})
+            progress["median_norms"] = {str(layer): median for layer, median in medians.items()}
         states = without_sinks(states, {int(layer): m for layer, m in progress["median_norms"].items()})
         if number == 0:
             _start_at_the_mean(trainers, states, recipe.step_tokens)
@@ -205,18 +204,19 @@ def hidden_states(
     return states
 
 
-def without_sinks(states: States, median_norms: dict[int, float]) -> States:
+def without_sinks(states: States, medians: dict[int, float]) -> States:
     """The tokens that are an attention sink at none of the layers.
 
     Args:
         states: per layer [T, D].
-        median_norms: per layer, of the first unit; a sink's norm is above `SINK_FACTOR` times it.
+        medians: per layer the median norm, of the first unit.
     """
     import torch
 
-    kept = torch.stack(
-        [values.norm(dim=1) <= SINK_FACTOR * median_norms[layer] for layer, values in states.items()]
-    ).all(dim=0)
+    sinks = np.any(
+        [sink_mask(values.norm(dim=1).numpy(), medians[layer]) for layer, values in states.items()], axis=0
+    )
+    kept = torch.from_numpy(~sinks)
     return states if bool(kept.all()) else {layer: values[kept] for layer, values in states.items()}
 
 
