@@ -1,6 +1,7 @@
 """What a training leaves behind: SAEs in sae-lens's disk format, a configuration for s1, a model card."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,8 +83,10 @@ def save_sae(sae: Any, folder: Path, dtype: str) -> None:
     }
     configuration = {**sae.cfg.get_inference_sae_cfg_dict(), "device": "cpu", "dtype": "float32"}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(stored, folder / "sae_weights.safetensors")
     write_json(folder / "cfg.json", json.loads(json.dumps(configuration, default=str)))
+    save_file(stored, folder / "sae_weights.safetensors")
+    # safetensors makes its files unreadable for everybody else; this one shall be as the other is.
+    shutil.copymode(folder / "cfg.json", folder / "sae_weights.safetensors")
 
 
 def configuration_of(model: ModelEntry, root: str, l0_of_layer: Mapping[int, float]) -> SaeConfigurations:

@@ -90,6 +90,22 @@ NOT_RUN = {
     "uv run": "not a command: the words to leave out with pip",
     "chmod -R u+w": "not a command: to be followed by the version that is to go",
     "uv run python fetch_demo_model.py": "fetches 93 MB; tests/s1 does so with a small file",
+    "uv run python gather_texts.py --output texts --model MODEL_FOLDER --written-tokens 400000": "fetches "
+    "Debian packages; tests/s1 gathers from made ones",
+    "uv run python train_saes.py --config smollm2_configurations.json --texts "
+    "general_texts/debian_developers_reference.txt general_texts/debian_faq.txt "
+    "general_texts/debian_handbook.txt general_texts/debian_reference.txt "
+    "general_texts/endless_sky.txt general_texts/jane_austen.txt "
+    "general_texts/jargon_file.txt general_texts/moby_dick.txt "
+    "general_texts/wesnoth_campaigns.txt general_texts/written_by_model.txt --layers "
+    "10,16,22 --width 3072 --l0 40 --tokens 1600000 --held-out-tokens 60000 --measure "
+    "../s0_dataset_generation/expanded_data/aggression.csv "
+    "../s0_dataset_generation/expanded_data/bravery.csv "
+    "../s0_dataset_generation/expanded_data/caring.csv "
+    "../s0_dataset_generation/expanded_data/dishonesty.csv "
+    "../s0_dataset_generation/expanded_data/unfairness.csv --dtype bfloat16 --autocast "
+    "--weights-dtype float16 --threads 2 --output smollm2_saes": "trains for "
+    "an hour; the line in USAGE.md is run with less",
     "srun --nodes 4 --ntasks-per-node 1 uv run torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d "
     "--rdzv-endpoint $HEAD:29500 extract_sae_features.py --input "
     "../s0_dataset_generation/expanded_data/dishonesty.csv --output ./dishonesty_4_nodes_features": "needs "

@@ -67,7 +67,9 @@ def test_sae_lens_opens_what_was_written(trained):
 
 def test_the_configuration_has_s1_use_them(trained, tmp_path):
     rng = np.random.default_rng(1)
-    rows = [f"{' '.join(rng.choice(WORDS, 8))}.,{index % 2 * 3}" for index in range(20)]
+    letters = list("abcdefghijklmnopqrstuvwxyz")
+    words = ["".join(rng.choice(letters, 6)) for _ in range(160)]
+    rows = [f"{' '.join(words[8 * index : 8 * index + 8])}.,{index % 2 * 3}" for index in range(20)]
     (tmp_path / "caring.csv").write_text("\n".join(["sentence,concept_strength_label", *rows]))
     arguments = ["--input", str(tmp_path / "caring.csv"), "--output", str(tmp_path / "store")]
     assert extract_sae_features.main([*arguments, "--config", str(trained / "configurations.json")]) == 0
