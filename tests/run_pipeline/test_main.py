@@ -1,112 +1,13 @@
 """The whole run: which stages run in which order, with what arguments, and what is told at the end."""
 
 import importlib
-import itertools
 import json
 import re
-import shutil
 
 import pytest
 import yaml
 
 import run_pipeline as rp
-from pipeline_common.errors import UserError
-from s0_dataset_generation.generation_arguments import trait_file_name
-from s1_compute_all_features.feature_store import FeatureStore
-from s2_find_top_features.ranked_features import METRICS, RankedFeature, write_results
-from tests.s3.report_inputs import full_summary
-from tests.synthetic_store import write_synthetic_store
-
-BEST = ((1, 24, 3), (0, 8, 3), (0, 24, 60), (1, 8, 7), (0, 8, 11), (1, 24, 12))
-
-
-def feature(rank, layer, l0, feature_id):
-    return RankedFeature(
-        rank=rank,
-        sae_name=f"layer_{layer:02d}_l0_{l0}",
-        layer=layer,
-        average_l0=l0,
-        feature_id=feature_id,
-        passes_filters=True,
-        train=dict.fromkeys(METRICS) | {"interpretability_score": 1 - rank / 10, "auroc_3_vs_0": 0.875},
-        held_out=dict.fromkeys(METRICS) | {"interpretability_score": 0.5 - rank / 20},
-        neuronpedia_url="",
-    )
-
-
-class FakeStages:
-    """In place of `call`: writes what the stage's script would write, and keeps the commands."""
-
-    def __init__(self):
-        self.commands = []
-        self.failing = None
-        self.versions = itertools.count()
-
-    def __call__(self, folder, command):
-        self.commands.append([folder.name[:2], *command])
-        if command[0] == self.failing:
-            raise UserError(f"{folder.name}: {command[0]} ended with exit code 1")
-        given = dict(itertools.pairwise(command))
-        output = folder / given.get("--output", "nowhere")
-        if command[0] == "audit_dataset.py":
-            source = folder / command[1]
-            self.write(folder / "audits" / f"{source.stem}_audit.json", f"audit of {source.read_text()}")
-        if command[0] == "expand_dataset.py":
-            path = folder / "expanded_data" / f"{trait_file_name(given['--trait'])}.csv"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text("sentence,concept_strength_label\nnew,0\n")
-        if command[0] == "extract_sae_features.py":
-            if command[-1] == "--overwrite":
-                shutil.rmtree(output)
-            write_synthetic_store(output, n_sentences=16, seed=len((folder / given["--input"]).read_text()))
-        if command[0] == "analyze_features.py":
-            store = FeatureStore(folder / given["--input"])
-            summary = full_summary(store) | {"model": {"id": "tiny"}}
-            write_results(output, [feature(rank, *key) for rank, key in enumerate(BEST, 1)], [], summary)
-        if command[0] == "visualize_activations.py":
-            self.write(output / "summary_statistics.json")
-        if command[0] == "generate_datasets.py":
-            self.write(output)
-        if command[0] == "framework/train.py":
-            for experiment in command[1:]:
-                self.write(folder / experiment / "working" / "results.json")
-        if command[0] == "framework/sweep_layers.py":
-            self.write(output / "layer_sweep.csv", f"sweep of {(folder / given['--input']).name}")
-            self.write(output / "layer_sweep.json", "{}")
-        if command[0] == "build_report.py" and "--index" not in given:
-            assert all((folder / given[flag]).is_file() for flag in ("--layer-sweep", "--audit"))
-            self.write(output)
-            self.write(folder / given["--text"], f"what was found, {output.stem}\n")
-        elif command[0] == "build_report.py":
-            assert (folder / given["--index"]).is_file()
-            self.write(output)
-
-    def write(self, path, text=None):
-        """Write a text, or one that was never written before."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(next(self.versions)) if text is None else text)
-
-    def scripts(self):
-        """Stages and scripts since the last call."""
-        scripts = [f"{stage} {script}" for stage, script, *_ in self.commands]
-        self.commands = []
-        return scripts
-
-
-@pytest.fixture
-def stages(project, monkeypatch):
-    fake = FakeStages()
-    monkeypatch.setattr(rp, "call", fake)
-    (rp.S0 / "expanded_data").mkdir()
-    (rp.S0 / "expanded_data" / "caring.csv").write_text("sentence,concept_strength_label\nold,0\n")
-    (rp.S1 / "tiny_configurations.json").write_text("{}")
-    rp.GEMMA_SCOPE.write_text("{}")
-    for name in rp.EXPERIMENTS:
-        (rp.S5 / name / "working").mkdir(parents=True)
-        (rp.S5 / name / "working" / "config.yaml").write_text("estimators: []\n")
-        (rp.S5 / name / "working" / "dataset.config").write_text("dataset: shipped.npz\n")
-    return fake
-
 
 ALL = [
     "s0 audit_dataset.py",
@@ -122,16 +23,6 @@ ALL = [
 ]
 STEP_OF = [0, 0, 1, 2, 3, 4, 4, 4, 4, 5, 5, 6, 7]
 """Which of the steps that run_pipeline counts as one a script of `ALL` belongs to."""
-
-
-@pytest.fixture
-def command(project):
-    return [
-        "--trait",
-        "Caring",
-        "--config",
-        str(project / "s1_compute_all_features" / "tiny_configurations.json"),
-    ]
 
 
 def test_the_stages_run_in_order_and_are_skipped_the_second_time(stages, command, capsys):
@@ -292,55 +183,6 @@ def test_the_end_is_what_was_found_and_where_everything_is(stages, command, proj
     ):
         assert place in places
     assert places.splitlines()[-1].startswith("in all ")
-
-
-@pytest.fixture
-def two_traits(stages):
-    (rp.S0 / "expanded_data" / "bravery.csv").write_text("sentence,concept_strength_label\nbold,0\n")
-    return ["--trait", "bravery", "caring", "--config", str(rp.S1 / "tiny_configurations.json")]
-
-
-def test_several_traits_are_compared(two_traits, stages, project, monkeypatch, capsys):
-    monkeypatch.chdir(project)
-    assert rp.main(two_traits) == 0
-    by_script = {}
-    for _, script, *arguments in stages.commands:
-        by_script.setdefault(script, []).append(" ".join(arguments))
-    assert [text.split("--contrast ")[1] for text in by_script["analyze_features.py"]] == [
-        "../s1_compute_all_features/caring_tiny_features",
-        "../s1_compute_all_features/bravery_tiny_features",
-    ]
-    assert by_script["framework/sweep_layers.py"] == [
-        "--input ../s1_compute_all_features/bravery_tiny_features "
-        "../s1_compute_all_features/caring_tiny_features --output runs/bravery_caring_tiny/layer_sweep"
-    ]
-    assert by_script["build_report.py"][-1] == (
-        "--index reports/bravery_tiny.html reports/caring_tiny.html --output reports/bravery_caring_tiny.html"
-    )
-    told = capsys.readouterr().out
-    for place in (
-        "what was found, bravery_tiny",
-        "what was found, caring_tiny",
-        "s2_find_top_features/results/bravery_tiny_results/specificity_matrix.csv",
-        "s5_classifier_training/runs/bravery_caring_tiny/layer_sweep/layer_sweep_all_traits.png",
-        "s3_feature_activation_graphs/reports/bravery_caring_tiny.html",
-    ):
-        assert place in told
-    stages.scripts()
-    assert rp.main(two_traits) == 0
-    assert stages.scripts() == []
-
-
-def test_all_means_every_trait_with_seeds_and_sentences(two_traits, stages):
-    (rp.S0 / "initial_hendrycks_data").mkdir()
-    for trait in ("bravery", "caring", "sloth"):  # no sentences of the last
-        (rp.S0 / "initial_hendrycks_data" / f"{trait}.csv").write_text("sentence,concept_strength_label\n")
-    assert rp.main(["--trait", "all", *two_traits[3:]]) == 0
-    assert (rp.S3 / "reports" / "all_traits_tiny.html").is_file()
-    assert sorted(path.name for path in rp.S1.glob("*_features")) == [
-        "bravery_tiny_features",
-        "caring_tiny_features",
-    ]
 
 
 @pytest.mark.parametrize(
