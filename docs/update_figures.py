@@ -1,10 +1,13 @@
 """Put the figures that ``make demo-all`` measured into README.md: the table and the picture."""
 
+import argparse
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from concept_evaluation.metrics import auroc
+from pipeline_common.command_line import HelpFormatter
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import read_csv, read_json, write_text
 from s1_compute_all_features.feature_store import FeatureStore
@@ -86,18 +89,30 @@ def _peak_words(name: str, best: RankedFeature) -> str:
     return ", ".join(f"{peak['token'].strip()}" for peak in of_best["peak_tokens"][:N_WORDS])
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of this script."""
+    return argparse.ArgumentParser(
+        description="Put the figures that make demo-all measured into README.md: the table of the best\n"
+        "features and the picture of the emergence curves. Run by make figures.\n\n"
+        "  uv run python docs/update_figures.py",
+        formatter_class=HelpFormatter,
+    )
+
+
 @exit_codes
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Rewrite the figures; exit code 0, or 1 where ``make demo-all`` has not run."""
+    build_parser().parse_args(argv)
     text = README.read_text(encoding="utf-8")
     described = read_json(SWEEP / "layer_sweep.json", "layer sweep of make demo-all")
     traits = [entry["trait"] for entry in described["traits"]]
     replaced, n_places = BETWEEN.subn(lambda match: match[1] + table(traits) + match[2], text)
     if n_places != 1:
         raise UserError(f"{README}: {n_places} places for the figures, expected one between the markers")
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(SWEEP / "layer_sweep_all_traits.png", PICTURE)
     write_text(README, replaced)
-    print(f"{README}: figures of {len(traits)} traits; {PICTURE}")
+    print(f"{README.name}: figures of {len(traits)} traits; {PICTURE.relative_to(ROOT)}")
     return 0
 
 

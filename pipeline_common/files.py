@@ -366,8 +366,17 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_changed(content: Mapping[str, Any]) -> bool:
-    """Whether a JSON object's seal says that it is not what was written; False where it has no seal."""
-    return "sha256" in content and sealed(content)["sha256"] != content["sha256"]
+    """Whether a JSON object's seal says that it is not what was written; False where it has no seal.
+
+    A seal whose own name was damaged is told by its value: no other key holds the digest of all the others.
+    """
+    if "sha256" in content:
+        return bool(sealed(content)["sha256"] != content["sha256"])
+    digests = [key for key, value in content.items() if isinstance(value, str) and len(value) == 64]
+    return any(
+        content[key] == sha256_of_json({name: value for name, value in content.items() if name != key})
+        for key in digests
+    )
 
 
 def _is_temporary(path: Path) -> bool:
