@@ -121,16 +121,14 @@ def sink_messages(store: FeatureStore) -> list[str]:
     if not found:
         return []
     layers = sorted(map(int, found))
+    where = f"at {len(layers)} layers, {layers[0]} to {layers[-1]}" if layers[1:] else f"at layer {layers[0]}"
     most = max(counts["n_tokens"] for counts in found.values())
     done = (
         "are left out of every pooling"
         if store.leaves_out_sinks
         else "count like other tokens (--keep-sinks)"
     )
-    return [
-        f"attention sinks {done}: up to {most:,} of {int(store.starts[-1]):,} tokens at a layer, at "
-        f"{len(layers)} layers from {layers[0]} to {layers[-1]}"
-    ]
+    return [f"attention sinks {done}: up to {most:,} of {int(store.starts[-1]):,} tokens, {where}"]
 
 
 def significance(ranking: Ranking) -> dict[str, Any] | None:

@@ -22,7 +22,8 @@ def collect_examples(
     Returns:
         Per feature its identity and, under ``examples``, label to a list of sentences by descending
         maximum activation (ties: file order): sentence_index, split, sentence, max_activation, position
-        of the peak, and ``marked``: the tokens in order with the peak in ``>>`` and ``<<``.
+        of the peak, and ``marked``: the tokens in order with the peak in ``>>`` and ``<<``. A token that the
+        store leaves out as an attention sink reads as 0 and never is the peak.
     """
     saes = {sae.name: sae for sae in store.saes}
     collected: dict[int, dict[str, Any]] = {}

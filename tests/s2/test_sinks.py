@@ -74,8 +74,8 @@ def test_the_ranking_is_that_of_a_store_that_is_silent_on_its_sinks(told, quiet,
             if entry["layer"] == 1:
                 assert not sinks[starts[example["sentence_index"]] + example["position"]]
     n_sinks = int(sinks.sum())
-    note = f"attention sinks are left out of every pooling: up to {n_sinks} of {starts[-1]} tokens at a layer"
-    assert f"note: {note}, at 1 layers from 1 to 1" in capsys.readouterr().out
+    note = f"attention sinks are left out of every pooling: up to {n_sinks} of {starts[-1]} tokens"
+    assert f"note: {note}, at layer 1\n" in capsys.readouterr().out
 
 
 def test_kept_sinks_give_the_ranking_of_old(told, untold, tmp_path, capsys):
