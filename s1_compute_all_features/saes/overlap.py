@@ -43,7 +43,8 @@ class OverlapFilter:
         """Index the sentences by their runs of words.
 
         Args:
-            sentences: of the data sets.
+            sentences: of the data sets. One of fewer than `RUN_OF_WORDS` words is found only where it is the
+                whole paragraph.
         """
         self.sentences = list(sentences)
         self.words = [words_of(sentence) for sentence in sentences]

@@ -93,7 +93,7 @@ class _Reader:
         """The next value.
 
         Raises:
-            ValueError: the data end too early, or hold a kind of value that is not known here.
+            ValueError: it is of a type that no text needs, or the data ends in it.
         """
         (flags,) = self._integers(1)
         kind = flags & 0xFF

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from s1_compute_all_features.models.text_writing import Sampling, written_batches
+from s1_compute_all_features.models.text_writing import Sampling
+from s1_compute_all_features.models.written_batches import written_batches
 from s1_compute_all_features.saes.prose import clean_paragraphs
 from s1_compute_all_features.saes.text_collection import TextCollection
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from s1_compute_all_features import gather_texts
-from s1_compute_all_features.models import text_writing
+from s1_compute_all_features.models import text_writing, written_batches
 from s1_compute_all_features.models.openings import OPENINGS, draw_opening
 from s1_compute_all_features.models.text_writing import (
     Sampling,
@@ -15,7 +15,6 @@ from s1_compute_all_features.models.text_writing import (
     draw_tokens,
     load_writer,
     write_batch,
-    written_batches,
 )
 from tests.fake_hub import small_tokenizer, tiny_gemma2
 
@@ -88,12 +87,9 @@ def test_step_by_step_equals_one_pass_of_the_untouched_model(architecture, llama
     cache = text_writing._reserved_cache(reference.config.num_hidden_layers, 20)
     with torch.inference_mode():
         wanted = reference(input_ids=ids).logits
-        steps = [
-            writer.model(input_ids=ids[:, [position]], past_key_values=cache, use_cache=True).logits
-            for position in range(20)
-        ]
+        steps = [text_writing.next_logits(writer, ids[:, [position]], cache) for position in range(20)]
     # float32 sums in another order; the logits are of the order of 1.
-    torch.testing.assert_close(torch.cat(steps, 1), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.stack(steps, 1), wanted, atol=1e-4, rtol=1e-4)
 
 
 # One batch
@@ -131,7 +127,7 @@ def files_of(folder):
 
 
 def all_batches(folder, model, n_tokens=700, n_processes=1):
-    return list(written_batches(folder, model, SMALL, n_tokens, n_processes))
+    return list(written_batches.written_batches(folder, model, SMALL, n_tokens, n_processes))
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(llama, tmp_path, monkeypatch):
@@ -139,18 +135,18 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(llama, tmp_path
     assert len(whole) >= 3
     assert sum(batch.n_tokens for batch in whole[:-1]) < 700 <= sum(batch.n_tokens for batch in whole)
 
-    write = text_writing.write_batch
+    write = written_batches.write_batch
 
     def stopped_at_the_third(writer, sampling, number):
         if number == 2:
             raise KeyboardInterrupt
         return write(writer, sampling, number)
 
-    monkeypatch.setattr(text_writing, "write_batch", stopped_at_the_third)
+    monkeypatch.setattr(written_batches, "write_batch", stopped_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         all_batches(tmp_path / "stopped", llama)
     assert len(files_of(tmp_path / "stopped")) == 3  # two batches and the settings
-    monkeypatch.setattr(text_writing, "write_batch", write)
+    monkeypatch.setattr(written_batches, "write_batch", write)
     resumed = all_batches(tmp_path / "stopped", llama)
     assert [batch.was_there for batch in resumed] == [True, True] + [False] * (len(whole) - 2)
     assert [batch.texts for batch in resumed] == [batch.texts for batch in whole]
