@@ -142,7 +142,7 @@ def dataset_stage(paths: Paths) -> Stage:
     l0 = [] if best.average_l0 is None else ["--target-l0", str(best.average_l0)]
     target = ["--target-layer", str(best.layer), "--target-feature", str(best.feature_id), *l0]
     # The layer that the SAE reads would only recover its encoder; the one before asks something new.
-    input_layer = max(sae.input_layer - 1, 0)
+    input_layer = max(sae.sink_layer - 1, 0)
     last_layer = min(QUICK_START_LAYERS, len(store.layers)) - 1
     strategies = (
         ["--strategy", "embedding-to-feature", *target],

@@ -13,6 +13,7 @@ from s1_compute_all_features.batch_halving import in_parts
 from s1_compute_all_features.block_writer import BlockWriter
 from s1_compute_all_features.feature_store import EMBEDDINGS
 from s1_compute_all_features.language_model import forward_states, length_sorted_batches
+from s1_compute_all_features.saes.sites import Place, Site
 from s1_compute_all_features.store_layout import record_medians, sink_files
 from s1_compute_all_features.work_plan import BlockKey, Extraction, Measurements, StoreTask
 
@@ -29,12 +30,17 @@ class BlockStates:
     """What a forward pass leaves of a block, in sentence order.
 
     Attributes:
-        states: layer, or `EMBEDDINGS`, to [n_tokens, d_model] in full precision.
+        states: layer, `EMBEDDINGS`, or a site that is no hidden layer, to [n_tokens, d_model of that place]
+            in full precision.
         sinks: layer to bool [n_tokens]; nothing where sinks are kept.
     """
 
-    states: Mapping[int | str, "torch.Tensor"]
-    sinks: Mapping[int | str, np.ndarray]
+    states: Mapping[Place, "torch.Tensor"]
+    sinks: Mapping[Place, np.ndarray]
+
+    def read_at(self, site: Site) -> "tuple[torch.Tensor, np.ndarray | None]":
+        """What an SAE reads there, [n_tokens, d_in], and which of the tokens are sinks."""
+        return self.states[site.place], self.sinks.get(site.sink_layer)
 
 
 def writer_of(run: Extraction, key: BlockKey) -> BlockWriter:
@@ -48,7 +54,7 @@ def lacks_medians(run: Extraction, task: StoreTask) -> bool:
 
 
 def _measured_layers(run: Extraction, task: StoreTask) -> list[int]:
-    saes = [(located.entry.name, located.entry.input_layer) for located in run.saes]
+    saes = [(located.entry.name, located.entry.site.sink_layer) for located in run.saes]
     return [] if task.sinks is None else [*sink_files(task.layers, saes, task.hidden_states)]
 
 
@@ -74,13 +80,15 @@ def forward_block(
     sentences = [task.sentences[index] for index in block]
     lengths = [len(sentence.texts) for sentence in sentences]
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    wanted = sorted({*task.layers, *(located.entry.input_layer for located in run.saes)})
     measured_layers = _measured_layers(run, task)
-    states: dict[int | str, torch.Tensor] = {}
+    read = {located.entry.site.place for located in run.saes}
+    layers = sorted({*task.layers, *measured_layers, *(place for place in read if isinstance(place, int))})
+    sites = [place for place in read if isinstance(place, Site)]
+    states: dict[Place, torch.Tensor] = {}
     norms = {layer: np.empty(int(starts[-1]), dtype=np.float32) for layer in measured_layers}
 
-    def compute(part: Sequence[int]) -> tuple[dict[int | str, torch.Tensor], dict[int, np.ndarray]]:
-        captured = forward_states(run.model, [sentences[index] for index in part], wanted)
+    def compute(part: Sequence[int]) -> tuple[dict[Place, torch.Tensor], dict[int, np.ndarray]]:
+        captured = forward_states(run.model, [sentences[index] for index in part], layers, sites)
         for layer, values in captured.items():
             if not torch.isfinite(values).all():
                 raise _not_finite(layer, values, [lengths[index] for index in part], [block[i] for i in part])
@@ -117,14 +125,14 @@ def _norms(values: "torch.Tensor") -> np.ndarray:
 
 def _sinks(
     task: StoreTask, block: int, norms: Mapping[int, np.ndarray], starts: np.ndarray
-) -> dict[int | str, np.ndarray]:
+) -> dict[Place, np.ndarray]:
     if task.sinks is None:
         return {}
     lacking = task.sinks.lacking(norms)
     if lacking and block == 0:
         task.sinks.median_norms.update(median_norms({layer: norms[layer] for layer in lacking}))
         record_medians(task.folder, task.sinks)
-    sinks: dict[int | str, np.ndarray] = {}
+    sinks: dict[Place, np.ndarray] = {}
     for layer, of_layer in norms.items():
         median = task.sinks.median_norms[layer]
         sinks[layer] = sink_mask(of_layer, median, task.sinks.factor)
@@ -146,13 +154,15 @@ def _nothing_left(task: StoreTask, sentence: int, layer: int, median: float) -> 
 
 
 def _not_finite(
-    layer: int | str, values: "torch.Tensor", lengths: Sequence[int], sentence_indices: Sequence[int]
+    place: Place, values: "torch.Tensor", lengths: Sequence[int], sentence_indices: Sequence[int]
 ) -> UserError:
     import torch
 
     row = int((~torch.isfinite(values).all(dim=1)).nonzero()[0, 0])
     sentence = sentence_indices[int(np.searchsorted(np.cumsum(lengths), row, side="right"))]
-    where = "the embeddings" if layer == EMBEDDINGS else f"the hidden states of layer {layer}"
+    where = "the embeddings" if place == EMBEDDINGS else f"the hidden states of layer {place}"
+    if isinstance(place, Site):
+        where = f"the values of {place.hook}"
     return UserError(
         f"{where} are not finite for sentence {sentence}: the model's weights are damaged or its dtype "
         "overflows; try --dtype float32"

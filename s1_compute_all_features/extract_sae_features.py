@@ -224,7 +224,7 @@ def _plan(
     if layers and layers[-1] >= model.n_layers:
         raise UserError(f"--layers: the model {entry.id} has the layers 0 to {model.n_layers - 1}")
     for sae in configurations.saes:
-        if sae.input_layer >= model.n_layers:
+        if sae.site.block >= model.n_layers:
             raise UserError(
                 f"SAE {sae.name} reads {sae.hook}, the model {entry.id} has {model.n_layers} layers"
             )

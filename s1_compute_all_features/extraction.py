@@ -27,6 +27,7 @@ from s1_compute_all_features.pooling import concatenate_rows
 from s1_compute_all_features.process_group import shared
 from s1_compute_all_features.sae_encoder import SaeEncoder, ThresholdEncoder, load_encoder
 from s1_compute_all_features.sae_weights import LocatedSae, load_with_sae_lens, read_decoder
+from s1_compute_all_features.saes.sites import Site
 from s1_compute_all_features.work_plan import BlockKey, Extraction, Measurements, plan_units, share_of
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _run_unit(
     needed |= {key for key in unit if key[1] == 0 and lacks_medians(run, run.tasks[key[0]])}
     total = sum(run.tasks[number].n_tokens(block) for number, block in unit)
     skipped = [located for located, keys in todo if not keys]
-    states = {}
+    states: dict[BlockKey, BlockStates] = {}
     for key in unit:
         if key in needed:
             states[key] = forward_block(run, key, measured, on_progress)
@@ -211,13 +212,13 @@ def _encode_saes(
             _encode_block(run, key, located, encoder, states[key], measured, background)
             on_progress(run.tasks[key[0]].n_tokens(key[1]))
         if run.check_reconstruction and located.entry.name not in measured.explained:
-            inputs = _judged_inputs(states[keys[0]], located.entry.input_layer)
+            inputs = _judged_inputs(states[keys[0]], located.entry.site)
             measured.explained[located.entry.name] = _squares(run, located, encoder, inputs)
 
 
-def _judged_inputs(block: BlockStates, layer: int) -> "torch.Tensor":
+def _judged_inputs(block: BlockStates, site: Site) -> "torch.Tensor":
     """The tokens on which a reconstruction is judged: a block's first ones that are no sinks."""
-    inputs, sinks = block.states[layer], block.sinks.get(layer)
+    inputs, sinks = block.read_at(site)
     if sinks is None or not sinks.any():
         return inputs[:RECONSTRUCTION_TOKENS]
     return inputs[np.flatnonzero(~sinks)[:RECONSTRUCTION_TOKENS]]
@@ -232,8 +233,7 @@ def _encode_block(
     measured: Measurements,
     background: _Background,
 ) -> None:
-    layer = located.entry.input_layer
-    inputs, sinks = block.states[layer], block.sinks.get(layer)
+    inputs, sinks = block.read_at(located.entry.site)
     if encoder.d_model != inputs.shape[1]:
         raise UserError(
             f"SAE {located.entry.name} reads vectors of {encoder.d_model}, the model's hidden states have "

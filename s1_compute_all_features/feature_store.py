@@ -48,7 +48,6 @@ from s1_compute_all_features.store_layout import (
     block_file_names,
     block_folder,
     hidden_file_name,
-    input_layer_of,
     model_name,
     pooled_name,
     read_manifest,
@@ -76,7 +75,6 @@ __all__ = [
     "block_file_names",
     "distinct_names",
     "hidden_file_name",
-    "input_layer_of",
     "is_content",
     "model_name",
     "read_manifest",
@@ -235,7 +233,7 @@ class FeatureStore:
         """Which tokens are left out as attention sinks: bool [n_tokens].
 
         Args:
-            layer: a stored one, or an SAE's ``input_layer``; `EMBEDDINGS` have no sinks.
+            layer: a stored one, or an SAE's ``sink_layer``; `EMBEDDINGS` have no sinks.
 
         Raises:
             UserError: the store does not tell of that layer.
@@ -243,7 +241,7 @@ class FeatureStore:
         sinks = np.zeros(int(self.starts[-1]), dtype=bool)
         if layer == EMBEDDINGS or not self.leaves_out_sinks:
             return sinks
-        saes = [(sae.name, sae.input_layer) for sae in self.saes]
+        saes = [(sae.name, sae.sink_layer) for sae in self.saes]
         files = sink_files(self.layers, saes, self.hidden_states_stored)
         if layer not in files:
             raise UserError(f"{self.path}: tells no sinks of layer {layer}; there are {_listed([*files])}")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import EMBEDDINGS
 from s1_compute_all_features.fingerprints import fingerprint_of_folder
 from s1_compute_all_features.hub import resolve_folder, unavailable
+from s1_compute_all_features.models.block_sites import watch_site
 from s1_compute_all_features.models.demo_model import hint_if_missing, how_stored
 from s1_compute_all_features.sae_configurations import ModelEntry
+from s1_compute_all_features.saes.sites import Place, Site
 from s1_compute_all_features.tokenised_sentences import TokenisedSentence, TokenisedSentences
 
 if TYPE_CHECKING:
@@ -297,27 +300,38 @@ def padded(batch: Sequence[TokenisedSentence], model: LanguageModel) -> PaddedBa
 
 
 def forward_states(
-    model: LanguageModel, batch: Sequence[TokenisedSentence], layers: Sequence[int]
-) -> dict[int | str, "torch.Tensor"]:
-    """One forward pass: the residual stream at every asked layer, and the embeddings.
+    model: LanguageModel,
+    batch: Sequence[TokenisedSentence],
+    layers: Sequence[int],
+    sites: Sequence[Site] = (),
+) -> dict[Place, "torch.Tensor"]:
+    """One forward pass: the residual stream at every asked layer, the embeddings, and further sites.
 
-    The pass ends at the last asked layer; the blocks behind it are not run.
+    The pass ends with the last block that is asked for; those behind it are not run.
 
     Args:
         model: the model.
         batch: sentences, padded on the right here.
         layers: block indices; `BLOCK_INPUT` is the stream in front of block 0. None asks for the
             embeddings alone.
+        sites: further places to read, none of which is a hidden layer.
 
     Returns:
-        Per layer, and under `EMBEDDINGS`: [n_stored_tokens, d_model] in the model's dtype, sentence
-        after sentence, special tokens and padding left out. Layer N is the output of block N, before
-        any final norm.
+        Per layer, under `EMBEDDINGS`, and per site: [n_stored_tokens, width there] in the model's dtype,
+        sentence after sentence, special tokens and padding left out. Layer N is the output of block N,
+        before any final norm.
+
+    Raises:
+        UserError: the model's architecture does not offer one of the sites.
     """
     import torch
 
     inputs = padded(batch, model)
-    with torch.inference_mode(), _captured(model, layers, inputs.keep) as states, suppress(_AllCaptured):
+    with (
+        torch.inference_mode(),
+        _captured(model, layers, sites, inputs.keep) as states,
+        suppress(_AllCaptured),
+    ):
         model.model(input_ids=inputs.ids, attention_mask=inputs.mask, **_no_cache(model))
     return states
 
@@ -333,22 +347,23 @@ class _AllCaptured(Exception):
 
 @contextmanager
 def _captured(
-    model: LanguageModel, layers: Sequence[int], keep: "torch.Tensor"
-) -> Iterator[dict[int | str, "torch.Tensor"]]:
-    """Hooks that pick up the kept positions of each layer; they return None and so change nothing.
+    model: LanguageModel, layers: Sequence[int], sites: Sequence[Site], keep: "torch.Tensor"
+) -> Iterator[dict[Place, "torch.Tensor"]]:
+    """Hooks that pick up the kept positions of each place; they return None and so change nothing.
 
-    The hook of the last asked layer raises `_AllCaptured`.
+    The output of the last block that is asked for raises `_AllCaptured`.
     """
-    states: dict[int | str, torch.Tensor] = {}
-    last = max(layers, default=EMBEDDINGS)
+    states: dict[Place, torch.Tensor] = {}
+    last = max([*layers, *(site.block for site in sites)], default=None)
 
-    def pick_up(key: int | str, output: Any) -> None:
+    def pick_up(key: Place, output: Any) -> None:
         tensor = output[0] if isinstance(output, tuple) else output
         states[key] = tensor[keep]
-        if key == last:
-            raise _AllCaptured
 
-    def on_output(key: int | str) -> Any:
+    def end(*_: Any) -> None:
+        raise _AllCaptured
+
+    def on_output(key: Place) -> Any:
         return lambda module, arguments, output: pick_up(key, output)
 
     def on_input(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -360,6 +375,14 @@ def _captured(
             handles.append(model.blocks[0].register_forward_pre_hook(on_input, with_kwargs=True))
         else:
             handles.append(model.blocks[layer].register_forward_hook(on_output(layer)))
+    for site in sites:
+        handles.append(watch_site(model, site, partial(pick_up, site)))
+    if last is None:
+        handles.append(model.model.get_input_embeddings().register_forward_hook(end))
+    elif last == BLOCK_INPUT:
+        handles.append(model.blocks[0].register_forward_pre_hook(end))
+    else:
+        handles.append(model.blocks[last].register_forward_hook(end))
     try:
         yield states
     finally:

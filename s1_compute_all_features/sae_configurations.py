@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline_common.command_line import HelpFormatter
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import make_way, read_json, write_json
-from s1_compute_all_features.feature_store import NEURONPEDIA_ID, input_layer_of
+from s1_compute_all_features.feature_store import NEURONPEDIA_ID
+from s1_compute_all_features.saes.sites import Site, site_of
 
 FORMAT_VERSION: Literal[1] = 1
 STAGE_FOLDER = Path(__file__).resolve().parent
@@ -65,7 +66,7 @@ class SaeEntry(_Strict):
         name: unique, used in file names.
         layer: the layer its publisher counts it to.
         average_l0: published mean number of active latents per token, rounded; None where unknown.
-        hook: the site that it reads, ``blocks.N.hook_resid_post`` or ``blocks.N.hook_resid_pre``.
+        hook: the site that it reads, as `site_of` takes it, e.g. ``blocks.5.hook_resid_post``.
         sae_id: its id within the sae-lens release.
         path: its folder in the repository, or below ``--sae-root``; never one outside.
         neuronpedia_id: empty where Neuronpedia has no page.
@@ -89,15 +90,15 @@ class SaeEntry(_Strict):
                 )
         return path
 
-    @model_validator(mode="after")
-    def _reads_the_residual_stream(self) -> "SaeEntry":
-        input_layer_of(self.hook)
-        return self
+    @field_validator("hook")
+    @classmethod
+    def _names_a_site(cls, hook: str) -> str:
+        return site_of(hook).hook
 
     @property
-    def input_layer(self) -> int:
-        """The block after which it reads the residual stream; -1 for the input of block 0."""
-        return input_layer_of(self.hook)
+    def site(self) -> Site:
+        """The place in the model that it reads."""
+        return site_of(self.hook)
 
 
 class SaeConfigurations(_Strict):

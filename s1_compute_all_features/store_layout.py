@@ -15,6 +15,7 @@ from pipeline_common.errors import UserError
 from pipeline_common.files import is_changed, read_json, sealed, write_csv, write_json
 from pipeline_common.json_shape import FILE_NAME, NATURAL, POSITIVE, JsonFormat
 from s1_compute_all_features.attention_sinks import SINKS_SHAPE, SinkRule
+from s1_compute_all_features.saes.sites import Site, site_of
 
 EMBEDDINGS = "embeddings"
 HIDDEN_STATES = ("all", "pooled", "none")
@@ -90,9 +91,19 @@ class StoredSae:
     fingerprint: str
 
     @property
-    def input_layer(self) -> int:
-        """The stored hidden layer that it reads; -1 for the input of block 0, which is not stored."""
-        return input_layer_of(self.hook)
+    def site(self) -> Site:
+        """The place in the model that it reads."""
+        return site_of(self.hook)
+
+    @property
+    def input_layer(self) -> int | None:
+        """The hidden layer that it reads: -1 for the input of block 0; None for another site."""
+        return self.site.stream_layer
+
+    @property
+    def sink_layer(self) -> int:
+        """The hidden layer whose attention sinks are left out of its activations."""
+        return self.site.sink_layer
 
 
 @dataclass(frozen=True)
@@ -112,21 +123,6 @@ class TokenTable:
     position: np.ndarray
     is_final: np.ndarray
     text: np.ndarray
-
-
-def input_layer_of(hook: str) -> int:
-    """The block after which a residual-stream hook reads; -1 for the input of block 0.
-
-    >>> input_layer_of("blocks.5.hook_resid_post"), input_layer_of("blocks.5.hook_resid_pre")
-    (5, 4)
-
-    Raises:
-        ValueError: another kind of hook.
-    """
-    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", hook)
-    if match is None:
-        raise ValueError(f"hook {hook!r} is not a residual-stream hook; SAEs of other sites cannot be run")
-    return int(match[1]) - (match[2] == "pre")
 
 
 def model_name(model: Mapping[str, Any]) -> str:
@@ -179,7 +175,7 @@ def sink_files(layers: Iterable[int], saes: Iterable[tuple[str, int]], hidden_st
 
     Args:
         layers: whose hidden states are stored.
-        saes: name and input layer of each SAE.
+        saes: name and sink layer of each SAE.
         hidden_states: one of `HIDDEN_STATES`.
     """
     files = {} if hidden_states == "none" else {layer: hidden_file_name(layer) for layer in layers}

@@ -25,7 +25,6 @@ from s1_compute_all_features.feature_store import (
     SENTENCES,
     BlockWriter,
     StoredSae,
-    input_layer_of,
     read_manifest,
     sae_as_json,
     sae_file_name,
@@ -36,6 +35,7 @@ from s1_compute_all_features.feature_store import (
 from s1_compute_all_features.language_model import LanguageModel, TokenisedSentence
 from s1_compute_all_features.sae_configurations import SaeConfigurations
 from s1_compute_all_features.sae_weights import LocatedSae, sae_width
+from s1_compute_all_features.saes.sites import site_of
 from s1_compute_all_features.store_sinks import SinksAskedFor, count_sinks, rule_of_store
 from s1_compute_all_features.work_plan import StoreTask, plan_blocks
 
@@ -181,7 +181,7 @@ def prepare_store(
         layers = sorted({*source.stored["layers"], *layers})
     # One order, so that a store that was extended is the store that was made at once.
     sae_entries.sort(key=lambda entry: (entry["layer"], entry["average_l0"] or 0, entry["name"]))
-    files = sink_files(layers, map(_name_and_input, sae_entries), settings["hidden_states"])
+    files = sink_files(layers, map(_name_and_sink_layer, sae_entries), settings["hidden_states"])
     task = StoreTask(
         folder=source.output,
         sentences=sentences,
@@ -268,7 +268,7 @@ def finish_store(store: PreparedStore) -> dict[str, Any]:
         "sentences_sha256": sha256_of_file(store.task.folder / SENTENCES),
     }
     if store.task.sinks is not None:
-        saes = map(_name_and_input, store.manifest["saes"])
+        saes = map(_name_and_sink_layer, store.manifest["saes"])
         files = sink_files(store.task.layers, saes, store.task.hidden_states)
         closing["sinks"] = store.task.sinks.as_json()  # those of the first block came on the way
         closing["sinks_found"] = count_sinks(store.task.folder, len(blocks), files)
@@ -277,9 +277,9 @@ def finish_store(store: PreparedStore) -> dict[str, Any]:
     return manifest
 
 
-def _name_and_input(entry: dict[str, Any]) -> tuple[str, int]:
-    """An SAE's name and the layer that it reads, from its entry of a manifest."""
-    return entry["name"], input_layer_of(entry["hook"])
+def _name_and_sink_layer(entry: dict[str, Any]) -> tuple[str, int]:
+    """An SAE's name and the layer whose sinks it leaves out, from its entry of a manifest."""
+    return entry["name"], site_of(entry["hook"]).sink_layer
 
 
 def bytes_to_write(store: PreparedStore) -> int:

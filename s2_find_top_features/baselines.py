@@ -85,10 +85,8 @@ def fit_baselines(
     if not layers:
         messages.append("the store holds no hidden states: no probes and no random directions")
     elif sae.input_layer not in layers:
-        messages.append(
-            f"hidden layer {sae.input_layer}, which the best feature's SAE reads, is not stored: no random "
-            "directions"
-        )
+        where = sae.hook if sae.input_layer is None else f"hidden layer {sae.input_layer}"
+        messages.append(f"{where}, which the best feature's SAE reads, is not stored: no random directions")
     else:
         predictors[RANDOM_DIRECTIONS] = best_random_direction(store, split, sae, settings)
     return predictors, messages
@@ -105,6 +103,7 @@ def best_random_direction(
     hidden states per sentence only gives these, and the density is that of the pooled features.
     """
     per_token = store.hidden_states_stored == "all"
+    assert sae.input_layer is not None
     if per_token:
         states, activations = store.hidden_states(sae.input_layer), store.activations(sae)
         sinks = store.sinks(sae.input_layer)

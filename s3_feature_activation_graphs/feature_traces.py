@@ -105,7 +105,7 @@ class Traces:
         """Columns by the layer that their SAE reads: a sink is one of a layer."""
         columns: dict[int, list[int]] = {}
         for column, feature in enumerate(self.features):
-            columns.setdefault(feature.sae.input_layer, []).append(column)
+            columns.setdefault(feature.sae.sink_layer, []).append(column)
         return columns
 
     def pooled(self, pooling: str) -> np.ndarray:

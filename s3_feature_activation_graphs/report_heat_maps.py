@@ -90,14 +90,14 @@ def heat_map_data(
         ],
         "random": {label: [place[int(s)] for s in of_label] for label, of_label in drawn.items()},
         "sinks": {
-            str(feature.sae.input_layer): _gaps(traces.sinks[rows, column])
+            str(feature.sae.sink_layer): _gaps(traces.sinks[rows, column])
             for column, feature in enumerate(traces.features)
         },
         "top_limit": None if len(carried) == len(store.labels) else TOP_KEPT,
         "features": [
             {
                 "id": ids[column],
-                "reads": str(traces.features[column].sae.input_layer),
+                "reads": str(traces.features[column].sae.sink_layer),
                 "max": _rounded(traces.peaks[:, column].max(initial=0.0)),
                 "pooled": [_rounded(value) for value in pooled[carried, column]],
                 **_sparse(traces.activations[rows, column]),

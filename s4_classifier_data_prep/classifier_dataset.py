@@ -180,14 +180,14 @@ def token_rows(store: FeatureStore, metadata: dict[str, Any]) -> np.ndarray:
     """The tokens that are rows of a dataset of tokens: int64 [n_rows], ascending.
 
     All but attention sinks, which have an input or a target that tells nothing: those of the layer that is
-    the input, and those of the layer that the target's SAE reads. Where the store lacks that SAE, as one of
+    the input, and those that the target's SAE leaves out. Where the store lacks that SAE, as one of
     new text does, the input's alone.
 
     Args:
         store: the feature store.
         metadata: a dataset's; ``input`` and ``target`` are read.
     """
-    read_by_target = [sae.input_layer for sae in store.saes if sae.name == metadata["target"].get("sae")]
+    read_by_target = [sae.sink_layer for sae in store.saes if sae.name == metadata["target"].get("sae")]
     sinks = np.zeros(int(store.starts[-1]), dtype=bool)
     for layer in {*metadata["input"]["layers"], *read_by_target}:
         sinks |= store.sinks(layer)

@@ -35,7 +35,7 @@ CONFIGURATION = Kind(
         case("SAEs that are no list", entry("saes", {}), "saes"),
         case("a negative layer", entry("saes.0.layer", -1), "saes.0.layer"),
         case("a layer in words", entry("saes.1.layer", "first"), "saes.1.layer"),
-        case("a hook of an MLP", entry("saes.0.hook", "blocks.0.hook_mlp_out"), "saes.0", "hook_mlp_out"),
+        case("a hook of a query", entry("saes.0.hook", "blocks.0.attn.hook_q"), "saes.0.hook", "attn.hook_q"),
         case("a name twice", entry("saes.1.name", "layer_00_l0_8"), "layer_00_l0_8"),
         case("a path that leaves the folder", entry("saes.0.path", "../../other"), "saes.0.path", ".."),
         case("a page of no source", entry("saes.0.neuronpedia_id", "gemma"), "saes.0.neuronpedia_id"),

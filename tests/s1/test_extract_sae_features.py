@@ -210,8 +210,8 @@ def test_weights_that_are_not_finite_are_named(
 ):
     original = block_states.forward_states
 
-    def broken(model, batch, layers):
-        states = original(model, batch, layers)
+    def broken(model, batch, layers, sites):
+        states = original(model, batch, layers, sites)
         damaged = states[1].clone()
         damaged[0, 0] = float("nan")
         return {**states, 1: damaged}

@@ -22,12 +22,12 @@ def small_forward(monkeypatch, most_positions, error=None):
     """A model that has memory for so many positions at a time; yields the positions that were asked for."""
     forward, asked = block_states.forward_states, []
 
-    def limited(model, batch, layers):
+    def limited(model, batch, layers, sites):
         positions = len(batch) * max(len(sentence.ids) for sentence in batch)
         asked.append(positions)
         if positions > most_positions:
             raise error or torch.OutOfMemoryError(CUDA)
-        return forward(model, batch, layers)
+        return forward(model, batch, layers, sites)
 
     monkeypatch.setattr(block_states, "forward_states", limited)
     return asked

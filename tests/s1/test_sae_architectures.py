@@ -132,8 +132,8 @@ def test_what_a_store_cannot_hold_is_refused_by_name(architecture, settings, tmp
         encoder_of(tmp_path)
 
 
-@pytest.mark.parametrize("hook", ["blocks.0.attn.hook_z", "blocks.1.hook_mlp_out", "blocks.0.hook_resid_mid"])
-def test_a_hook_outside_the_residual_stream_is_refused_by_name(
+@pytest.mark.parametrize("hook", ["blocks.0.attn.hook_q", "hook_embed", "blocks.0.hook_mlp_in"])
+def test_a_hook_that_is_no_known_site_is_refused_by_name(
     hook, labelled_csv, tiny_configuration, tmp_path, capsys
 ):
     content = json.loads(tiny_configuration.read_text())
@@ -141,7 +141,7 @@ def test_a_hook_outside_the_residual_stream_is_refused_by_name(
     (tmp_path / "other.json").write_text(json.dumps(content))
     assert main(arguments(labelled_csv, tmp_path / "store", tmp_path / "other.json")) == 1
     error = capsys.readouterr().err
-    assert f"'{hook}' is not a residual-stream hook" in error
+    assert f"hook '{hook}'" in error
     assert "saes.1" in error
     assert not (tmp_path / "store").exists()
 

@@ -36,14 +36,14 @@ def test_gemma_scope_has_135_saes_and_38_pages():
     assert pages["layer_12/width_16k/average_l0_82"] == "gemma-2-2b/12-gemmascope-res-16k"
     assert pages["layer_12/width_16k/average_l0_176"] == "gemma-2-2b/12-gemmascope-res-16k__l0-176"
     assert {sae.layer for sae in saes} == set(range(26))
-    assert all(sae.input_layer == sae.layer for sae in saes)
+    assert all(sae.site.stream_layer == sae.layer for sae in saes)
 
 
 def test_gpt2_hooks_read_the_block_before():
     saes = {sae.sae_id: sae for sae in read_sae_configurations(GPT2_SMALL).saes}
-    assert saes["blocks.0.hook_resid_pre"].input_layer == -1
-    assert saes["blocks.7.hook_resid_pre"].input_layer == 6
-    assert saes["blocks.11.hook_resid_post"].input_layer == 11
+    assert saes["blocks.0.hook_resid_pre"].site.stream_layer == -1
+    assert saes["blocks.7.hook_resid_pre"].site.stream_layer == 6
+    assert saes["blocks.11.hook_resid_post"].site.stream_layer == 11
     assert saes["blocks.11.hook_resid_post"].layer == 12  # as Neuronpedia counts it: gpt2-small/12-res-jb
     assert read_sae_configurations(GPT2_SMALL).model.center_residual
 
@@ -63,7 +63,7 @@ def altered(tmp_path, change):
         (lambda c: c["model"].update(width=3), "model.width: unknown key"),
         (lambda c: c["saes"][0].update(layer=-1), "saes.0.layer"),
         (lambda c: c["saes"][0].pop("hook"), "saes.0.hook: Field required"),
-        (lambda c: c["saes"][0].update(hook="blocks.0.hook_mlp_out"), "not a residual-stream hook"),
+        (lambda c: c["saes"][0].update(hook="blocks.0.attn.hook_q"), "names no site"),
         (lambda c: c["saes"][0].update(name="../../etc"), "saes.0.name"),
         (lambda c: c["saes"][1].update(name="layer_00"), "two SAEs have the same name 'layer_00'"),
         (lambda c: c.update(saes={}), "saes"),
