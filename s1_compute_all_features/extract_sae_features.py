@@ -206,6 +206,7 @@ def _plan(
         logger.info("loading torch, transformers and the model ...")
     import torch
 
+    from s1_compute_all_features.extraction import refuse_other_widths
     from s1_compute_all_features.language_model import load_language_model, resolve_device, tokenise
     from s1_compute_all_features.sae_encoder import screening_is_faster
     from s1_compute_all_features.sae_weights import locate_sae
@@ -229,6 +230,7 @@ def _plan(
                 f"SAE {sae.name} reads {sae.hook}, the model {entry.id} has {model.n_layers} layers"
             )
     saes = [locate_sae(configurations, sae, folder, arguments.sae_root) for sae in configurations.saes]
+    refuse_other_widths(model, saes)
     screening = arguments.sae_dtype == "float32" and (
         arguments.screening == "on" or (arguments.screening == "auto" and screening_is_faster(kind))
     )

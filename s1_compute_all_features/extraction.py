@@ -22,12 +22,12 @@ from s1_compute_all_features.feature_store import (
     is_content,
     sae_file_name,
 )
-from s1_compute_all_features.language_model import TokenisedSentence
+from s1_compute_all_features.language_model import LanguageModel, TokenisedSentence
 from s1_compute_all_features.pooling import concatenate_rows
 from s1_compute_all_features.process_group import shared
 from s1_compute_all_features.sae_encoder import SaeEncoder, ThresholdEncoder, load_encoder
 from s1_compute_all_features.sae_weights import LocatedSae, load_with_sae_lens, read_decoder
-from s1_compute_all_features.saes.sites import Site
+from s1_compute_all_features.saes.sites import HOOK_Z, Site
 from s1_compute_all_features.work_plan import BlockKey, Extraction, Measurements, plan_units, share_of
 
 if TYPE_CHECKING:
@@ -82,6 +82,22 @@ def _agree_on_medians(run: Extraction, measured: Measurements) -> None:
             sinks = run.tasks[number].sinks
             assert sinks is not None
             sinks.median_norms.update(medians)
+
+
+def refuse_other_widths(model: LanguageModel, saes: Sequence[LocatedSae]) -> None:
+    """Stop before the forward pass where an SAE reads vectors of another width than the model has there.
+
+    Raises:
+        UserError: naming the SAE and both widths.
+    """
+    for located in saes:
+        site = located.entry.site
+        width = model.width_of_heads if site.kind == HOOK_Z else model.d_model
+        if located.spec.d_in != width:
+            raise UserError(
+                f"SAE {located.entry.name} reads vectors of {located.spec.d_in}, those of the model at "
+                f"{site.hook} have {width}: it belongs to another model"
+            )
 
 
 class _Background:
@@ -211,7 +227,8 @@ def _encode_saes(
         for key in keys:
             _encode_block(run, key, located, encoder, states[key], measured, background)
             on_progress(run.tasks[key[0]].n_tokens(key[1]))
-        if run.check_reconstruction and located.entry.name not in measured.explained:
+        wanted = run.check_reconstruction and not located.spec.is_transcoder
+        if wanted and located.entry.name not in measured.explained:
             inputs = _judged_inputs(states[keys[0]], located.entry.site)
             measured.explained[located.entry.name] = _squares(run, located, encoder, inputs)
 
@@ -234,11 +251,6 @@ def _encode_block(
     background: _Background,
 ) -> None:
     inputs, sinks = block.read_at(located.entry.site)
-    if encoder.d_model != inputs.shape[1]:
-        raise UserError(
-            f"SAE {located.entry.name} reads vectors of {encoder.d_model}, the model's hidden states have "
-            f"{inputs.shape[1]}: it belongs to another model"
-        )
     watch = Stopwatch()
     center = run.configurations.model.center_residual
     parts = [

@@ -1,7 +1,12 @@
 """Which weights were used: short digests that tell one file from another without reading gigabytes."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _SAMPLE_BYTES = 1 << 20
 
@@ -26,3 +31,14 @@ def fingerprint_of_folder(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     lines = [f"{path.name} {fingerprint_of_file(path)}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def fingerprint_of_tensors(tensors: "Mapping[str, torch.Tensor]") -> str:
+    """SHA-256 over names, shapes and values of tensors, for weights whose file only a library knows."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -53,6 +53,13 @@ class LanguageModel:
     with_head: Any = None
 
     @property
+    def width_of_heads(self) -> int:
+        """Width of the outputs of a block's attention heads, side by side."""
+        config = self.model.config.get_text_config()
+        n_heads = int(config.num_attention_heads)
+        return n_heads * int(getattr(config, "head_dim", None) or self.d_model // n_heads)
+
+    @property
     def n_layers(self) -> int:
         """Number of transformer blocks."""
         return len(self.blocks)

@@ -111,8 +111,9 @@ class SaeConfigurations(_Strict):
         release: sae-lens release; empty for SAEs from a folder.
         repo_id: Hugging Face repository of the weights; empty for SAEs from a folder.
         sae_root: folder of the weights, relative to the configuration file; empty for the hub.
-        weights_format: ``gemma_scope`` (PATH/params.npz), ``sae_lens`` (PATH/cfg.json and
-            sae_weights.safetensors) or ``registry`` (whatever ``SAE.from_pretrained`` converts).
+        weights_format: ``gemma_scope`` (PATH/params.npz), ``gemma_scope_2`` (PATH/params.safetensors and
+            config.json), ``sae_lens`` (PATH/sae_weights.safetensors and cfg.json) or ``registry``
+            (whatever ``SAE.from_pretrained`` converts).
         saes: the SAEs, in the order in which they are run; with none, a store holds hidden states alone.
     """
 
@@ -122,7 +123,7 @@ class SaeConfigurations(_Strict):
     release: str
     repo_id: str
     sae_root: str = ""
-    weights_format: Literal["gemma_scope", "sae_lens", "registry"]
+    weights_format: Literal["gemma_scope", "gemma_scope_2", "sae_lens", "registry"]
     saes: tuple[SaeEntry, ...]
 
     @model_validator(mode="after")

@@ -122,7 +122,11 @@ class ThresholdEncoder(SaeEncoder):
 
     def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
         """As `SaeEncoder.encode_strip`: [T, D] to three arrays [n_active]."""
+        import torch
+
         states_TD = states_TD.to(self.W_FD)
+        if self.W_FD.dtype == torch.float16 and not states_TD.isfinite().all():
+            raise _overflow("hidden states")
         found = self._screened(states_TD) if self.screening else None
         tokens, features, p = found if found is not None else self._dense(states_TD)
         active = p > self.threshold[features]
@@ -220,6 +224,13 @@ class SaeLensEncoder(SaeEncoder):
     def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
         """As `SaeEncoder.encode_strip`: [T, D] to three arrays [n_active]."""
         acts_TF = self.sae.encode(states_TD.to(self.sae.device, self.sae.dtype))
+        if not acts_TF.isfinite().all():
+            raise _overflow("activations")
+        if (acts_TF < 0).any():
+            raise UserError(
+                f"{type(self.sae).__name__}: an activation below zero, and a store holds those above zero "
+                "only; SAEs of this kind cannot be used"
+            )
         active_TF = acts_TF > 0
         tokens, features = active_TF.nonzero(as_tuple=True)
         return tokens, features, acts_TF[active_TF].float()
@@ -245,11 +256,9 @@ def load_encoder(
         UserError: damaged weights or NaN among them, or an SAE that was trained on something else than the
             configuration says.
     """
-    import torch
-
-    weights = read_threshold_weights(located, configurations)
+    weights = read_threshold_weights(located)
     if weights is None:
-        sae = load_with_sae_lens(located, configurations, device).to(dtype=getattr(torch, dtype))
+        sae = load_with_sae_lens(located, configurations, device, dtype)
         _refuse_nan(located, any(bool(tensor.isnan().any()) for tensor in sae.state_dict().values()))
         return SaeLensEncoder(sae)
     encoder = ThresholdEncoder(weights, device, screening, dtype)
@@ -257,6 +266,13 @@ def load_encoder(
     finite = encoder.row_norms.isfinite().all() and encoder.b_enc.isfinite().all()
     _refuse_nan(located, not finite or bool(encoder.threshold.isnan().any()))
     return encoder
+
+
+def _overflow(what: str) -> UserError:
+    return UserError(
+        f"{what} are not finite in the precision of the SAEs, and what is not a number would be read as "
+        "silent; use --sae-dtype float32"
+    )
 
 
 def _refuse_nan(located: LocatedSae, found: bool) -> None:

@@ -3,50 +3,53 @@
 Axes: D d_model, F features (d_sae).
 """
 
+import hashlib
 import json
-import logging
-import re
-import sys
-from collections.abc import Mapping
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_npz
 from s1_compute_all_features.encoder_matrix import matrix_from_npz, matrix_from_safetensors
-from s1_compute_all_features.fingerprints import fingerprint_of_file
+from s1_compute_all_features.fingerprints import fingerprint_of_file, fingerprint_of_tensors
 from s1_compute_all_features.hub import resolve_folder, unavailable
 from s1_compute_all_features.sae_configurations import SaeConfigurations, SaeEntry
+from s1_compute_all_features.saes.sae_folders import (
+    CFG,
+    CONFIG,
+    FILES,
+    NAMES_2,
+    PARAMS,
+    PARAMS_2,
+    damaged,
+    read_tensor,
+    say_that_sae_lens_loads,
+    site_of_repository,
+    spec_of_folder,
+)
+from s1_compute_all_features.saes.sae_spec import SaeSpec, spec_of_cfg
 
 if TYPE_CHECKING:
     import torch
 
-logger = logging.getLogger(__name__)
-
-PARAMS, WEIGHTS, CFG = "params.npz", "sae_weights.safetensors", "cfg.json"
-UNSUPPORTED = {
-    "abstopk": "its latents may be negative, and a store holds activations above zero",
-    "temporal": "it encodes whole sequences, and each token stands for itself here",
-}
-_WEIGHT_FILES = {"gemma_scope": (PARAMS,), "sae_lens": (WEIGHTS, CFG)}
-
 
 @dataclass(frozen=True)
 class LocatedSae:
-    """An SAE whose weights are on this disk.
+    """An SAE that was found and looked at: nothing about it is unknown but the values of its matrices.
 
     Attributes:
         entry: its configuration.
         weights: the weight file; None where sae-lens's registry alone knows how to load it.
-        fingerprint: of the weights.
+        fingerprint: of the weights, and of the file beside them that says how to use them.
+        spec: what its own files say.
     """
 
     entry: SaeEntry
     weights: Path | None
     fingerprint: str
+    spec: SaeSpec
 
     @property
     def n_bytes(self) -> int:
@@ -72,13 +75,14 @@ class ThresholdWeights:
 def locate_sae(
     configurations: SaeConfigurations, entry: SaeEntry, configuration_folder: Path, sae_root: Path | None
 ) -> LocatedSae:
-    """Find an SAE's weights: below ``sae_root``, else below the configuration's own root, else on the hub.
+    """Find an SAE and look at it: below ``sae_root``, else the configuration's own root, else on the hub.
+
+    What its files say is held against the configuration here, before any forward pass.
 
     Raises:
-        UserError: they are not there and cannot be fetched.
+        UserError: the weights are not there and cannot be fetched, are not those of their architecture, or
+            the SAE was trained on something else than the configuration says.
     """
-    import huggingface_hub
-
     root = sae_root
     if root is None and configurations.sae_root:
         root = resolve_folder(configurations.sae_root, configuration_folder)
@@ -87,246 +91,192 @@ def locate_sae(
                 f"{configuration_folder / configurations.sae_root}: no such folder; the configuration reads "
                 "its SAEs there; give another by --sae-root"
             )
-    if root is not None:
-        found = [path for names in _WEIGHT_FILES.values() if (path := root / entry.path / names[0]).is_file()]
-        if not found:
-            raise UserError(
-                f"{root / entry.path}: neither {PARAMS} nor {WEIGHTS} there; "
-                f"expected the weights of SAE {entry.name}"
-            )
-        return LocatedSae(entry, found[0], fingerprint_of_file(found[0]))
-    if configurations.weights_format == "registry":
-        return LocatedSae(entry, None, f"{configurations.release}/{entry.sae_id}")
+    if root is None and configurations.weights_format == "registry":
+        sae = _from_registry(configurations, entry, "cpu")
+        spec = spec_of_cfg(f"SAE {entry.name}", sae.cfg.to_dict())
+        check_training(entry, configurations, spec)
+        return LocatedSae(entry, None, fingerprint_of_tensors(sae.state_dict()), spec)
+    if root is None:
+        layout: str = configurations.weights_format
+        weights = _from_hub(configurations, entry)
+    else:
+        layout, weights = _in_folder(configurations, entry, root)
+    site = site_of_repository(configurations.repo_id, entry.path)
+    if site is not None and site != entry.site:
+        raise UserError(
+            f"SAE {entry.name}: {entry.path} of {configurations.repo_id} reads {site.hook}, the "
+            f"configuration says {entry.hook}; build it again with sae_configurations.py"
+        )
+    spec = spec_of_folder(layout, weights, entry.path, entry.site)
+    check_training(entry, configurations, spec)
+    return LocatedSae(entry, weights, _fingerprint(weights), spec)
+
+
+def _in_folder(configurations: SaeConfigurations, entry: SaeEntry, root: Path) -> tuple[str, Path]:
+    """The layout and weight file of an SAE below a folder."""
+    there = {
+        layout: path for layout, names in FILES.items() if (path := root / entry.path / names[0]).is_file()
+    }
+    if not there:
+        raise UserError(
+            f"{root / entry.path}: none of {', '.join(names[0] for names in FILES.values())} there; "
+            f"expected the weights of SAE {entry.name}"
+        )
+    layout = configurations.weights_format if configurations.weights_format in there else next(iter(there))
+    if len(there) > 1 and layout != configurations.weights_format:
+        raise UserError(
+            f"{root / entry.path}: {' and '.join(path.name for path in there.values())} there, and the "
+            f"configuration's weights_format is {configurations.weights_format}; keep one of them"
+        )
+    return layout, there[layout]
+
+
+def _from_hub(configurations: SaeConfigurations, entry: SaeEntry) -> Path:
+    """The weight file of an SAE in the hub's cache, fetched where it is not there yet."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    weights, *others = FILES[configurations.weights_format]
     try:
-        names = _WEIGHT_FILES[configurations.weights_format]
-        paths = [
-            Path(huggingface_hub.hf_hub_download(configurations.repo_id, f"{entry.path}/{name}"))
-            for name in names
-        ]
-    except (OSError, ValueError) as error:
+        path = Path(huggingface_hub.hf_hub_download(configurations.repo_id, f"{entry.path}/{weights}"))
+        for name in others:
+            try:
+                huggingface_hub.hf_hub_download(configurations.repo_id, f"{entry.path}/{name}")
+            except EntryNotFoundError as error:
+                # Some SAEs of Gemma Scope 2 have none; their folder's name says where they read. Off line
+                # nobody knows whether there is one.
+                if name != CONFIG or isinstance(error, LocalEntryNotFoundError):
+                    raise
+    except Exception as error:  # the hub's library fails in the ways of several others
         raise unavailable(
             f"SAE {entry.sae_id} of {configurations.repo_id}", configurations.repo_id, error
         ) from error
-    return LocatedSae(entry, paths[0], fingerprint_of_file(paths[0]))
+    return path
 
 
-def sae_width(located: LocatedSae, configurations: SaeConfigurations) -> int:
-    """Number of features of an SAE, from its smallest array: the large ones stay on disk.
+def _fingerprint(weights: Path) -> str:
+    """Of the weights, and of what the file beside them says.
 
-    Raises:
-        UserError: the file is damaged, or its encoder is no matrix.
+    Layout and order of that file do not count.
     """
-    if located.weights is None:
-        return int(load_with_sae_lens(located, configurations, "cpu").cfg.d_sae)
-    if located.weights.name == PARAMS:
-        return read_npz(located.weights, ("b_enc",), "Gemma Scope params.npz")["b_enc"].size
-    shape = _safetensors(located.weights, "W_enc", shape_only=True)
-    if len(shape) != 2:
-        raise UserError(f"{located.weights}: W_enc has the shape {tuple(shape)}, no matrix; fetch it again")
-    return int(shape[1])
+    of_weights = fingerprint_of_file(weights)
+    for name in (CFG, CONFIG):
+        path = weights.parent / name
+        if weights.name != PARAMS and path.is_file():
+            content = json.dumps(json.loads(path.read_text(encoding="utf-8")), sort_keys=True)
+            return f"{of_weights}+{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    return of_weights
 
 
-def read_threshold_weights(located: LocatedSae, configurations: SaeConfigurations) -> ThresholdWeights | None:
-    """The encoder of a JumpReLU or ReLU SAE; the decoder stays on disk.
-
-    Returns:
-        None for every other kind of SAE, which sae-lens has to run itself.
-
-    Raises:
-        UserError: damaged weights, or an SAE that was trained on something else than the
-            configuration says.
-    """
-    import torch
-
-    if located.weights is None:
-        return None
-    if located.weights.name == PARAMS:
-        arrays = read_npz(located.weights, ("b_enc", "threshold"), "Gemma Scope params.npz")
-        _refuse_no_floats(located.weights, arrays)
-        b_enc, threshold = (torch.from_numpy(array).float() for array in arrays.values())
-        W_FD = matrix_from_npz(located.weights, "W_enc")
-        _refuse_other_widths(located.weights, W_FD, b_enc=b_enc, threshold=threshold)
-        return ThresholdWeights(W_FD, b_enc, threshold.clamp(min=0))
-    cfg = _sae_lens_cfg(located.weights.parent)
-    metadata = cfg.get("metadata", {})
-    check_training(
-        located.entry,
-        configurations,
-        metadata.get("hook_name"),
-        metadata.get("prepend_bos"),
-        cfg.get("normalize_activations", "none"),
-    )
-    _refuse_architecture(located.entry, cfg["architecture"])
-    plain = {"normalize_activations": "none", "reshape_activations": "none"}
-    if cfg["architecture"] not in ("standard", "jumprelu"):
-        return None
-    if any(cfg.get(key) not in (value, None) for key, value in plain.items()):
-        return None
-    names = ["b_enc", *(["threshold"] if cfg["architecture"] == "jumprelu" else [])]
-    stored = set(_safetensors_names(located.weights))
-    if not {*names, "W_enc", "b_dec"} <= stored or "scaling_factor" in stored:
-        return None
-    tensors = {name: _safetensors(located.weights, name).float() for name in names}
-    W_FD, b_enc = matrix_from_safetensors(located.weights, "W_enc"), tensors["b_enc"]
-    _refuse_other_widths(located.weights, W_FD, **tensors)
-    if cfg.get("apply_b_dec_to_input", True):
-        # x - b_dec goes into the bias: (x - b_dec) @ W_enc + b_enc.
-        b_enc = b_enc - W_FD @ _safetensors(located.weights, "b_dec").float()
-    threshold = tensors.get("threshold", torch.zeros_like(b_enc))
-    return ThresholdWeights(W_FD, b_enc, threshold.clamp(min=0))
-
-
-def _refuse_no_floats(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    for name, array in arrays.items():
-        if array.dtype.kind != "f":
-            raise UserError(f"{path}: {name} holds {array.dtype}, not floating-point numbers; fetch it again")
-
-
-def _refuse_other_widths(path: Path, W_FD: "torch.Tensor", **vectors: "torch.Tensor") -> None:
-    """Stop where a vector has not one value for each feature of the matrix."""
-    for name, vector in vectors.items():
-        if vector.shape != W_FD.shape[:1]:
-            raise UserError(
-                f"{path}: {name} has the shape {tuple(vector.shape)}, W_enc has {len(W_FD)} features; "
-                "fetch it again"
-            )
-
-
-def read_decoder(located: LocatedSae) -> "tuple[torch.Tensor, torch.Tensor] | None":
-    """W_dec [F, D] and b_dec [D] in float32; None where only sae-lens knows how to decode."""
-    import torch
-
-    if located.weights is None:
-        return None
-    if located.weights.name == PARAMS:
-        arrays = read_npz(located.weights, ("W_dec", "b_dec"), "Gemma Scope params.npz")
-        return torch.from_numpy(arrays["W_dec"]).float(), torch.from_numpy(arrays["b_dec"]).float()
-    return _safetensors(located.weights, "W_dec").float(), _safetensors(located.weights, "b_dec").float()
-
-
-def load_with_sae_lens(located: LocatedSae, configurations: SaeConfigurations, device: str) -> Any:
-    """The whole SAE as sae-lens loads it.
-
-    Raises:
-        UserError: the weights cannot be had, or the SAE was trained on something else than the
-            configuration says.
-    """
-    _say_that_sae_lens_loads()
-    from sae_lens import SAE
-
-    try:
-        if located.weights is not None:
-            sae = SAE.load_from_disk(located.weights.parent, device=device)
-        else:
-            sae = SAE.from_pretrained(configurations.release, located.entry.sae_id, device=device)
-    except (OSError, ValueError) as error:
-        raise unavailable(f"SAE {located.entry.sae_id}", configurations.repo_id, error) from error
-    cfg = sae.cfg
-    _refuse_architecture(located.entry, cfg.architecture())
-    check_training(
-        located.entry,
-        configurations,
-        cfg.metadata.hook_name,
-        cfg.metadata.prepend_bos,
-        cfg.normalize_activations,
-    )
-    return sae
-
-
-def _refuse_architecture(entry: SaeEntry, architecture: str) -> None:
-    if architecture in UNSUPPORTED:
-        raise UserError(
-            f"SAE {entry.name} is of the architecture {architecture}, which cannot be stored: "
-            f"{UNSUPPORTED[architecture]}"
-        )
-
-
-def check_training(
-    entry: SaeEntry,
-    configurations: SaeConfigurations,
-    hook: str | None,
-    prepend_bos: bool | None,
-    normalize_activations: str | None,
-) -> None:
+def check_training(entry: SaeEntry, configurations: SaeConfigurations, spec: SaeSpec) -> None:
     """What an SAE's files say of its training against what the configuration says of it.
 
     Raises:
-        UserError: they differ, or the files lack a factor that the activations are scaled by.
+        UserError: they differ.
     """
+    model = configurations.model
     for name, found, configured in (
-        ("hook", hook, entry.hook),
-        ("prepend_bos", prepend_bos, configurations.model.prepend_bos),
+        ("hook", spec.site and spec.site.hook, entry.hook),
+        ("prepend_bos", spec.prepend_bos, model.prepend_bos),
+        ("center_residual", spec.centred, model.center_residual),
     ):
         if found is not None and found != configured:
             raise UserError(
                 f"SAE {entry.name} was trained with {name} {found!r}, the configuration says {configured!r}; "
                 "correct it there"
             )
-    if normalize_activations == "expected_average_only_in":
-        raise UserError(
-            f"SAE {entry.name} expects activations scaled by a factor that its files do not hold "
-            "(normalize_activations = expected_average_only_in); fold the factor into its weights first"
-        )
 
 
-def _sae_lens_cfg(folder: Path) -> dict[str, Any]:
-    """The SAE's own configuration, in sae-lens's present form whatever version wrote it."""
+def read_threshold_weights(located: LocatedSae) -> ThresholdWeights | None:
+    """The encoder of a JumpReLU or ReLU SAE; the decoder stays on disk.
+
+    Returns:
+        None for every other kind of SAE, which sae-lens has to run itself.
+
+    Raises:
+        UserError: damaged weights.
+    """
+    import torch
+
+    path, spec = located.weights, located.spec
+    if path is None or not spec.is_threshold_encoder:
+        return None
+    has_threshold = "jumprelu" in spec.architecture
+    if path.name == PARAMS:
+        arrays = read_npz(path, ("b_enc", "threshold"), "Gemma Scope params.npz")
+        b_enc, threshold = (torch.from_numpy(array).float() for array in arrays.values())
+        return ThresholdWeights(matrix_from_npz(path, "W_enc"), b_enc, threshold.clamp(min=0))
+    names = NAMES_2 if path.name == PARAMS_2 else {name: name for name in NAMES_2}
+    W_FD = matrix_from_safetensors(path, names["W_enc"])
+    b_enc = read_tensor(path, names["b_enc"]).float()
+    if spec.subtracts_b_dec:
+        # x - b_dec goes into the bias: (x - b_dec) @ W_enc + b_enc.
+        b_enc = _without(b_enc, W_FD, read_tensor(path, names["b_dec"]))
+    threshold = read_tensor(path, names["threshold"]).float() if has_threshold else torch.zeros_like(b_enc)
+    return ThresholdWeights(W_FD, b_enc, threshold.clamp(min=0))
+
+
+def _without(b_enc: "torch.Tensor", W_FD: "torch.Tensor", b_dec: "torch.Tensor") -> "torch.Tensor":
+    """b_enc - W b_dec, summed in float64: float32 would round by the size of b_dec, which may be large."""
+    import torch
+
+    shift = torch.cat([part.double() @ b_dec.double() for part in W_FD.split(1024)])
+    return (b_enc.double() - shift).float()
+
+
+def read_decoder(located: LocatedSae) -> "tuple[torch.Tensor, torch.Tensor] | None":
+    """W_dec [F, D] and b_dec [D] in float32; None where only sae-lens knows how to decode."""
+    import torch
+
+    path = located.weights
+    if path is None:
+        return None
+    if path.name == PARAMS:
+        arrays = read_npz(path, ("W_dec", "b_dec"), "Gemma Scope params.npz")
+        return torch.from_numpy(arrays["W_dec"]).float(), torch.from_numpy(arrays["b_dec"]).float()
+    names = NAMES_2 if path.name == PARAMS_2 else {name: name for name in NAMES_2}
+    return read_tensor(path, names["W_dec"]).float(), read_tensor(path, names["b_dec"]).float()
+
+
+def load_with_sae_lens(
+    located: LocatedSae, configurations: SaeConfigurations, device: str, dtype: str = "float32"
+) -> Any:
+    """The whole SAE as sae-lens loads it, in one precision.
+
+    Raises:
+        UserError: it cannot be loaded, or is another one than `locate_sae` looked at.
+    """
+    if located.weights is None:
+        sae = _from_registry(configurations, located.entry, device, dtype)
+        if spec_of_cfg(f"SAE {located.entry.name}", sae.cfg.to_dict()) != located.spec:
+            raise UserError(f"SAE {located.entry.name} changed while this ran; run it again")
+    else:
+        say_that_sae_lens_loads()
+        from sae_lens import SAE
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # on what `spec_of_cfg` has decided on
+                sae = SAE.load_from_disk(located.weights.parent, device=device, dtype=dtype)
+        except Exception as error:  # what stands in an SAE's files makes sae-lens fail in any way
+            raise damaged(located.weights, error) from error
+    if sae.cfg.reshape_activations == "hook_z":
+        # It expects [..., n_heads, d_head]; here the heads stand side by side already.
+        sae.turn_off_forward_pass_hook_z_reshaping()
+    return sae
+
+
+def _from_registry(
+    configurations: SaeConfigurations, entry: SaeEntry, device: str, dtype: str = "float32"
+) -> Any:
+    say_that_sae_lens_loads()
+    from sae_lens import SAE
+
     try:
-        content = json.loads((folder / CFG).read_text(encoding="utf-8"))
-        # Importing sae-lens takes up to half a minute, so only an old form is left to it.
-        cfg: dict[str, Any] = content if _is_present_form(content) else _brought_up_to_date(content)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder / CFG}: not the configuration of a sae-lens SAE ({error}); fetch it again"
-        ) from None
-    return cfg
-
-
-def _is_present_form(content: Any) -> bool:
-    """Whether sae-lens would take the configuration as it stands: a release from 6 on wrote it."""
-    if not isinstance(content, dict):
-        raise ValueError("no object")
-    metadata = content.get("metadata")
-    if not isinstance(metadata, dict) or not isinstance(content.get("architecture"), str):
-        return False
-    version = content.get("sae_lens_version") or metadata.get("sae_lens_version")
-    release = re.fullmatch(r"(\d+)\.\d+\.\d+", str(version))
-    return release is not None and int(release[1]) >= 6
-
-
-def _brought_up_to_date(content: dict[str, Any]) -> dict[str, Any]:
-    _say_that_sae_lens_loads()
-    from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
-
-    cfg: dict[str, Any] = handle_config_defaulting(content)
-    return cfg
-
-
-def _say_that_sae_lens_loads() -> None:
-    if "sae_lens" not in sys.modules:
-        logger.info("loading sae-lens, which these SAEs need ...")
-
-
-def _safetensors_names(path: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            return list(tensors.keys())
-    except SafetensorError as error:
-        raise _damaged(path, error) from None
-
-
-def _safetensors(path: Path, name: str, shape_only: bool = False) -> Any:
-    """One tensor of a file, or its shape; the others stay on disk."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            return tensors.get_slice(name).get_shape() if shape_only else tensors.get_tensor(name)
-    except SafetensorError as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: damaged or not an SAE's weights ({error}); fetch it again")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return SAE.from_pretrained(configurations.release, entry.sae_id, device=device, dtype=dtype)
+    except Exception as error:  # what stands on the hub makes sae-lens fail in any way
+        raise unavailable(
+            f"SAE {entry.sae_id} of {configurations.release}", configurations.repo_id, error
+        ) from error

@@ -34,7 +34,7 @@ from s1_compute_all_features.feature_store import (
 )
 from s1_compute_all_features.language_model import LanguageModel, TokenisedSentence
 from s1_compute_all_features.sae_configurations import SaeConfigurations
-from s1_compute_all_features.sae_weights import LocatedSae, sae_width
+from s1_compute_all_features.sae_weights import LocatedSae
 from s1_compute_all_features.saes.sites import site_of
 from s1_compute_all_features.store_sinks import SinksAskedFor, count_sinks, rule_of_store
 from s1_compute_all_features.work_plan import StoreTask, plan_blocks
@@ -137,7 +137,7 @@ def stored_saes(saes: Sequence[LocatedSae], configurations: SaeConfigurations) -
             name=located.entry.name,
             layer=located.entry.layer,
             average_l0=located.entry.average_l0,
-            d_sae=sae_width(located, configurations),
+            d_sae=located.spec.d_sae,
             hook=located.entry.hook,
             release=configurations.release,
             sae_id=located.entry.sae_id,
@@ -356,6 +356,10 @@ def _refuse_difference(stored: dict[str, Any], wanted: dict[str, Any], output: P
         ),
         None,
     )
+    for one, other in zip(stored["saes"], wanted["saes"], strict=False):
+        if {**one, "fingerprint": ""} == {**other, "fingerprint": ""} and one != other:
+            first = f"SAE {one['name']}: its weights or its cfg.json are not those that it was made with"
+            break
     if first is not None:
         raise UserError(
             f"{output}: cannot go on with this store: {first}; use equal settings, --overwrite, or another "
@@ -370,7 +374,10 @@ def _union(stored: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]]) -
         known = by_name.setdefault(entry["name"], entry)
         first = next(differences(known, entry, f"SAE {entry['name']}"), None)
         if first is not None:
-            raise UserError(f"cannot extend: {first}; an SAE of this name but of other weights is stored")
+            raise UserError(
+                f"cannot extend: {first}; an SAE of this name is stored, but its weights or its cfg.json are "
+                "not those that it was made with"
+            )
     return list(by_name.values())
 
 

@@ -151,7 +151,7 @@ def test_layers_and_saes_are_selected(
         (["--saes", "layer_00_l0_9"], "the configuration has no SAE layer_00_l0_9"),
         (["--layers", "0,9"], "--layers: the model model has the layers 0 to 2"),
         (["--model", "no/such/folder"], "model no/such/folder cannot be loaded"),
-        (["--sae-root", "."], "neither params.npz nor sae_weights.safetensors there"),
+        (["--sae-root", "."], "none of params.npz, params.safetensors, sae_weights.safetensors there"),
     ],
 )
 def test_a_selection_that_is_not_there_is_named(

@@ -226,7 +226,7 @@ def test_an_sae_of_another_model_is_refused(labelled_csv, tiny_configuration, tm
     shutil.copytree(tiny_configuration.parent, folder)
     first = folder / "saes/layer_0/width_64/average_l0_8/params.npz"
     arrays = dict(np.load(first))
-    arrays["W_enc"] = arrays["W_enc"][:8]
+    arrays |= {"W_enc": arrays["W_enc"][:8], "W_dec": arrays["W_dec"][:, :8], "b_dec": arrays["b_dec"][:8]}
     np.savez(first, **arrays)
     assert main(arguments(labelled_csv, tmp_path / "store", folder / "tiny.json")) == 1
     assert "belongs to another model" in capsys.readouterr().err

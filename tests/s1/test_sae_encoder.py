@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from pipeline_common.errors import UserError
 from s1_compute_all_features.sae_configurations import ModelEntry, SaeConfigurations, SaeEntry
 from s1_compute_all_features.sae_encoder import SaeLensEncoder, ThresholdEncoder, load_encoder
-from s1_compute_all_features.sae_weights import LocatedSae, locate_sae, sae_width
+from s1_compute_all_features.sae_weights import locate_sae
 from tests.fake_hub import write_params
 
 D_MODEL, D_SAE = 16, 64
@@ -80,7 +80,7 @@ def test_gemma_scope_params_encode_as_the_formula_says(tmp_path):
     got = encoder.encode(states())
     np.testing.assert_allclose(got.to_dense(), expected, rtol=1e-5, atol=1e-5)
     assert got.indices.dtype == np.uint16
-    assert sae_width(located, configurations()) == D_SAE
+    assert (located.spec.d_in, located.spec.d_sae) == (D_MODEL, D_SAE)
 
 
 @pytest.mark.parametrize("architecture", ["standard", "jumprelu"])
@@ -142,20 +142,20 @@ def test_strips_equal_one_product(tmp_path):
 )
 def test_an_sae_of_something_else_is_refused(tmp_path, settings, message):
     sae_lens_folder(tmp_path / "layer_0", **settings)
-    located = locate_sae(configurations(), entry(), tmp_path, tmp_path)
     with pytest.raises(UserError, match=message):
-        load_encoder(located, configurations(), "cpu")
+        locate_sae(configurations(), entry(), tmp_path, tmp_path)
 
 
 def test_missing_and_damaged_weights_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"neither params\.npz nor sae_weights\.safetensors"):
+    with pytest.raises(
+        UserError, match=r"none of params\.npz, params\.safetensors, sae_weights\.safetensors there"
+    ):
         locate_sae(configurations(), entry(), tmp_path, tmp_path)
     write_params(tmp_path / "layer_0", D_MODEL, D_SAE, seed=5)
     path = tmp_path / "layer_0" / "params.npz"
     path.write_bytes(path.read_bytes()[:500])
-    located = LocatedSae(entry(), path, "")
     with pytest.raises(UserError, match=r"params\.npz: damaged"):
-        load_encoder(located, configurations(), "cpu")
+        locate_sae(configurations(), entry(), tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, name, place, value):
     arrays[name][place] = value
     np.savez(path, **arrays)
     with pytest.raises(UserError, match=r"SAE \S+: weights that are not finite in .*params\.npz"):
-        load_encoder(LocatedSae(entry(), path, ""), configurations(), "cpu")
+        load_encoder(locate_sae(configurations(), entry(), tmp_path, tmp_path), configurations(), "cpu")
 
 
 def test_a_threshold_that_nothing_reaches_is_sound(tmp_path):
@@ -186,7 +186,7 @@ def test_a_threshold_that_nothing_reaches_is_sound(tmp_path):
         arrays = dict(archive)
     arrays["threshold"][2] = np.inf
     np.savez(path, **arrays)
-    encoder = load_encoder(LocatedSae(entry(), path, ""), configurations(), "cpu")
+    encoder = load_encoder(locate_sae(configurations(), entry(), tmp_path, tmp_path), configurations(), "cpu")
     dense = encoder.encode(states()).to_dense()
     assert not dense[:, 2].any()
     assert dense.any()
