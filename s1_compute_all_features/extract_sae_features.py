@@ -208,6 +208,7 @@ def _plan(
 
     from s1_compute_all_features.extraction import refuse_other_widths
     from s1_compute_all_features.language_model import load_language_model, resolve_device, tokenise
+    from s1_compute_all_features.models.block_sites import refuse_missing_sites
     from s1_compute_all_features.sae_encoder import screening_is_faster
     from s1_compute_all_features.sae_weights import locate_sae
     from s1_compute_all_features.work_plan import Extraction
@@ -224,11 +225,7 @@ def _plan(
     layers = list(range(model.n_layers)) if arguments.layers is None else arguments.layers
     if layers and layers[-1] >= model.n_layers:
         raise UserError(f"--layers: the model {entry.id} has the layers 0 to {model.n_layers - 1}")
-    for sae in configurations.saes:
-        if sae.site.block >= model.n_layers:
-            raise UserError(
-                f"SAE {sae.name} reads {sae.hook}, the model {entry.id} has {model.n_layers} layers"
-            )
+    refuse_missing_sites(model, configurations)
     saes = [locate_sae(configurations, sae, folder, arguments.sae_root) for sae in configurations.saes]
     refuse_other_widths(model, saes)
     screening = arguments.sae_dtype == "float32" and (

@@ -23,11 +23,12 @@ from s1_compute_all_features.feature_store import (
     sae_file_name,
 )
 from s1_compute_all_features.language_model import LanguageModel, TokenisedSentence
+from s1_compute_all_features.models.block_sites import width_at
 from s1_compute_all_features.pooling import concatenate_rows
 from s1_compute_all_features.process_group import shared
 from s1_compute_all_features.sae_encoder import SaeEncoder, ThresholdEncoder, load_encoder
 from s1_compute_all_features.sae_weights import LocatedSae, load_with_sae_lens, read_decoder
-from s1_compute_all_features.saes.sites import HOOK_Z, Site
+from s1_compute_all_features.saes.sites import Site
 from s1_compute_all_features.work_plan import BlockKey, Extraction, Measurements, plan_units, share_of
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def refuse_other_widths(model: LanguageModel, saes: Sequence[LocatedSae]) -> Non
     """
     for located in saes:
         site = located.entry.site
-        width = model.width_of_heads if site.kind == HOOK_Z else model.d_model
+        width = width_at(model, site)
         if located.spec.d_in != width:
             raise UserError(
                 f"SAE {located.entry.name} reads vectors of {located.spec.d_in}, those of the model at "
@@ -241,6 +242,11 @@ def _judged_inputs(block: BlockStates, site: Site) -> "torch.Tensor":
     return inputs[np.flatnonzero(~sinks)[:RECONSTRUCTION_TOKENS]]
 
 
+def _is_centred(run: Extraction, located: LocatedSae) -> bool:
+    """Whether the SAE was trained on values without their mean over d_model."""
+    return run.configurations.model.center_residual and located.entry.site.is_written
+
+
 def _encode_block(
     run: Extraction,
     key: BlockKey,
@@ -252,7 +258,7 @@ def _encode_block(
 ) -> None:
     inputs, sinks = block.read_at(located.entry.site)
     watch = Stopwatch()
-    center = run.configurations.model.center_residual
+    center = _is_centred(run, located)
     parts = [
         activations
         for _, activations in in_parts(
@@ -285,7 +291,7 @@ def _squares(
     """Residual and total sum of squares of the SAE's reconstruction of some tokens."""
     import torch
 
-    center = run.configurations.model.center_residual
+    center = _is_centred(run, located)
     states = inputs.float()
     if center:
         states = states - states.mean(dim=-1, keepdim=True)

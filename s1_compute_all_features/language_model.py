@@ -53,13 +53,6 @@ class LanguageModel:
     with_head: Any = None
 
     @property
-    def width_of_heads(self) -> int:
-        """Width of the outputs of a block's attention heads, side by side."""
-        config = self.model.config.get_text_config()
-        n_heads = int(config.num_attention_heads)
-        return n_heads * int(getattr(config, "head_dim", None) or self.d_model // n_heads)
-
-    @property
     def n_layers(self) -> int:
         """Number of transformer blocks."""
         return len(self.blocks)
@@ -324,7 +317,7 @@ def forward_states(
         sites: further places to read, none of which is a hidden layer.
 
     Returns:
-        Per layer, under `EMBEDDINGS`, and per site: [n_stored_tokens, width there] in the model's dtype,
+        Per layer, under `EMBEDDINGS`, and per site: [n_stored_tokens, width there] as they stand there,
         sentence after sentence, special tokens and padding left out. Layer N is the output of block N,
         before any final norm.
 

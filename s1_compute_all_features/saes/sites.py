@@ -36,6 +36,9 @@ DESCRIPTIONS = {
 }
 """Kind of site to what stands there."""
 
+_WRITTEN = (RESID_PRE, RESID_MID, RESID_POST, ATTN_OUT, MLP_OUT)
+"""Kinds whose values blocks write to the residual stream, or that are its sums."""
+
 _OTHER_SPELLINGS = {"hook_z": HOOK_Z}
 """Names within a block that releases use beside those of `HOOKS`."""
 
@@ -91,6 +94,16 @@ class Site:
     def place(self) -> "Place":
         """Its key among the states of a forward pass: the hidden layer that it is, else the site itself."""
         return self if self.stream_layer is None else self.stream_layer
+
+    @property
+    def is_written(self) -> bool:
+        """Whether its values are written to the residual stream, or sums of such.
+
+        Weights that write can be centred (TransformerLens' ``center_writing_weights``), and these values are
+        then without their mean over d_model. The others are read through a LayerNorm, which takes that mean
+        away before the weights do, and are the same either way.
+        """
+        return self.kind in _WRITTEN
 
     @property
     def sink_layer(self) -> int:

@@ -1,0 +1,389 @@
+"""Sites of every architecture: a block's parts add up to its output, and what is not known is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline_common.errors import UserError
+from s1_compute_all_features.extract_sae_features import main
+from s1_compute_all_features.language_model import BLOCK_INPUT, forward_states
+from s1_compute_all_features.models.block_sites import (
+    BLOCKS,
+    refuse_missing_sites,
+    watch_site,
+    width_at,
+)
+from s1_compute_all_features.models.norms import ignores_mean, misread, normalised
+from s1_compute_all_features.sae_configurations import read_sae_configurations
+from s1_compute_all_features.saes.sites import (
+    ATTN_OUT,
+    DESCRIPTIONS,
+    HOOK_Z,
+    HOOKS,
+    MLP_IN,
+    MLP_NORMALIZED,
+    MLP_OUT,
+    RESID_MID,
+    RESID_POST,
+    RESID_PRE,
+    Site,
+)
+from tests.s1.conftest import arguments
+from tests.s1.test_architectures import N_LAYERS, TOLERANCE
+from tests.s1.tiny_models import ENCODERS, MODELS, build, language_model, sentences_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+INNER = [kind for kind in HOOKS if kind not in (RESID_PRE, RESID_POST)]
+PARALLEL = ("gpt_neox", "gptj", "phi")
+LAYERS = [BLOCK_INPUT, *range(N_LAYERS)]
+# The same numbers by products of other shapes: float32 sums of some tens of terms.
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def offered(name):
+    """The kinds that an architecture has."""
+    missing = {RESID_MID} if name in PARALLEL else {MLP_NORMALIZED} if name == "olmo" else set()
+    return [kind for kind in INNER if kind not in missing]
+
+
+def sites_of(name):
+    return [Site(block, kind) for block in range(N_LAYERS) for kind in offered(name)]
+
+
+@pytest.fixture(scope="module")
+def passes():
+    """Per architecture the model, its sentences, and all states of one pass; made when asked for."""
+    made = {}
+
+    def pass_of(name):
+        if name not in made:
+            model = language_model(build(name))
+            sentences = sentences_of(model)
+            made[name] = (model, sentences, forward_states(model, sentences, LAYERS, sites_of(name)))
+        return made[name]
+
+    return pass_of
+
+
+def apply(model, block, name, states):
+    """A module of a block on the tokens of [n_tokens, width]; itself where there is none of that name."""
+    if name is None:
+        return states
+    with torch.inference_mode():
+        output = model.blocks[block].get_submodule(name)(states[None])
+    return (output[0] if isinstance(output, tuple) else output)[0]
+
+
+def test_every_architecture_of_the_table_is_tested():
+    assert {name.split()[0] for name in MODELS} == set(BLOCKS)
+    for name in MODELS:
+        assert build(name).config.model_type == name.split()[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_parts_of_a_block_add_up(name, passes):
+    _, _, states = passes(name)
+    for block in range(N_LAYERS):
+        before, after = states[block - 1], states[block]
+        attention, mlp = states[Site(block, ATTN_OUT)], states[Site(block, MLP_OUT)]
+        torch.testing.assert_close(before + attention + mlp, after, **CLOSE)
+        if name not in PARALLEL:
+            torch.testing.assert_close(before + attention, states[Site(block, RESID_MID)], **CLOSE)
+            torch.testing.assert_close(states[Site(block, RESID_MID)] + mlp, after, **CLOSE)
+        # Each part is there: nothing adds up because something is nothing.
+        assert min(part.abs().max() for part in (before, attention, mlp)) > 0.01
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_part_comes_from_what_stands_in_front_of_it(name, passes):
+    model, _, states = passes(name)
+    names = BLOCKS[name.split()[0]]
+    for block in range(N_LAYERS):
+        at = {kind: states[Site(block, kind)] for kind in offered(name)}
+        projected = apply(model, block, names.projection, at[HOOK_Z])
+        added = apply(model, block, names.attention_norm_after, projected)
+        torch.testing.assert_close(at[ATTN_OUT], added, **CLOSE)
+        returned = apply(model, block, names.mlp, at[MLP_IN])
+        torch.testing.assert_close(at[MLP_OUT], apply(model, block, names.mlp_norm_after, returned), **CLOSE)
+        read = states[block - 1] if name in PARALLEL else at[RESID_MID]
+        torch.testing.assert_close(at[MLP_IN], apply(model, block, names.mlp_norm, read), **CLOSE)
+        if MLP_NORMALIZED in at:
+            norm = model.blocks[block].get_submodule(names.mlp_norm)
+            gain = norm.weight.detach() + (1 if name.startswith("gemma") else 0)
+            bias = norm.bias.detach() if getattr(norm, "bias", None) is not None else 0
+            torch.testing.assert_close(at[MLP_NORMALIZED] * gain + bias, at[MLP_IN], **CLOSE)
+            assert (at[MLP_NORMALIZED] - at[MLP_IN]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_changes_nothing_at_any_site(name, passes):
+    model, sentences, states = passes(name)
+    starts = np.cumsum([0] + [len(sentence.texts) for sentence in sentences])
+    for index, sentence in enumerate(sentences):
+        alone = forward_states(model, [sentence], [], sites_of(name))
+        for site in sites_of(name):
+            rows = states[site][starts[index] : starts[index + 1]]
+            torch.testing.assert_close(rows, alone[site], **TOLERANCE, msg=f"{name} {site.hook}")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_reading_changes_nothing_and_leaves_no_hook(name, passes):
+    model, sentences, states = passes(name)
+    without = forward_states(model, sentences, LAYERS)
+    for layer in LAYERS:
+        assert torch.equal(without[layer], states[layer])
+    hooks = [m for m in model.model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert hooks == []
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_widths_are_known_before_the_pass(name, passes):
+    model, _, states = passes(name)
+    for site in sites_of(name):
+        assert width_at(model, site) == states[site].shape[1]
+    assert width_at(model, Site(1, RESID_POST)) == model.d_model
+
+
+def test_heads_side_by_side_may_be_wider_than_the_stream():
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=400,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    model = language_model(transformers.LlamaForCausalLM(config).eval())
+    site = Site(0, HOOK_Z)
+    states = forward_states(model, sentences_of(model), [], [site])
+    assert states[site].shape[1] == width_at(model, site) == 32
+
+
+# Norms.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "olmo"])
+def test_norms_are_understood_in_every_dtype(name, dtype):
+    model = language_model(build(name).to(dtype))
+    norm = model.blocks[1].get_submodule(BLOCKS[name.split()[0]].mlp_norm)
+    assert misread(norm, model.d_model) == ""
+    site = Site(1, MLP_NORMALIZED)
+    states = forward_states(model, sentences_of(model), [], [site, Site(1, MLP_IN)])
+    assert states[site].dtype == torch.float32
+    assert states[Site(1, MLP_IN)].dtype == dtype
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_norm_ignores_the_mean_where_its_name_says_so(name):
+    model = language_model(build(name))
+    norm = model.blocks[1].get_submodule(BLOCKS[name.split()[0]].mlp_norm)
+    states = torch.randn(5, model.d_model, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        moved = (norm(states + 3) - norm(states)).abs().max()
+    assert (moved < 1e-4) == ignores_mean(norm)
+    assert moved < 1e-4 or moved > 0.1
+
+
+class OddRMSNorm(nn.Module):
+    """An RMSNorm with one thing changed."""
+
+    def __init__(self, odd):
+        super().__init__()
+        self.odd, self.eps = odd, 1e-5
+        self.weight = nn.Parameter(torch.linspace(0.5, 2, 16))
+
+    def forward(self, states):
+        scale = (states.square().mean(-1, keepdim=True) + (1e-3 if self.odd == "eps" else self.eps)).rsqrt()
+        gain = self.weight.square() if self.odd == "gain" else self.weight
+        states = states.clamp(max=1.5) if self.odd == "clamp" else states
+        centred = states - states.mean(-1, keepdim=True) if self.odd == "centre" else states
+        return centred * scale * gain + (0.1 if self.odd == "shift" else 0)
+
+
+@pytest.mark.parametrize("odd", ["eps", "gain", "clamp", "centre", "shift"])
+def test_a_norm_that_does_something_else_is_refused(odd):
+    assert misread(OddRMSNorm(None), 16) == ""
+    assert misread(OddRMSNorm(odd), 16) == "is not its normalised input times a gain plus a bias"
+    model = language_model(build("llama"))
+    model.blocks[1].post_attention_layernorm = OddRMSNorm(odd)
+    with pytest.raises(UserError, match=r"ln2\.hook_normalized.*OddRMSNorm, is not its normalised input"):
+        watch_site(model, Site(1, MLP_NORMALIZED), print)
+    watch_site(model, Site(0, MLP_NORMALIZED), print).remove()
+
+
+def test_normalised_by_hand():
+    states = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
+    rms = nn.RMSNorm(2, eps=0.5)
+    np.testing.assert_allclose(normalised(rms, states), states / np.sqrt(13.0), rtol=1e-6)
+    layer = nn.LayerNorm(2, eps=0.75)
+    np.testing.assert_allclose(
+        normalised(layer, states), [[3.5 / np.sqrt(13), -3.5 / np.sqrt(13)], [0, 0]], rtol=1e-6
+    )
+    assert misread(rms, 2) == misread(layer, 2) == ""
+    assert misread(nn.RMSNorm(2), 2) == "does not tell its eps"  # None: torch's own, of the dtype
+
+
+def test_wrong_names_would_be_noticed(monkeypatch):
+    """The control: Gemma 2 read by the names of Llama's blocks does not add up."""
+    monkeypatch.setitem(BLOCKS, "gemma2", BLOCKS["llama"])
+    model = language_model(build("gemma2"))
+    sites = [Site(1, kind) for kind in (ATTN_OUT, RESID_MID, MLP_OUT)]
+    states = forward_states(model, sentences_of(model), [0, 1], sites)
+    attention, middle, mlp = (states[site] for site in sites)
+    for one, other in ((states[0] + attention, middle), (middle + mlp, states[1])):
+        assert (one - other).abs().max() > 0.1
+
+
+def test_the_text_part_of_a_model_that_sees(tmp_path):
+    """Gemma 3 from 4b on: the architecture and the blocks are those of the text model within."""
+    import transformers
+
+    text = build("gemma3_text")
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = transformers.Gemma3Config(
+        text_config=text.config.to_dict(), vision_config=vision, mm_tokens_per_image=4
+    )
+    whole = transformers.Gemma3Model(config).eval()
+    whole.set_attn_implementation("eager")
+    whole.language_model.load_state_dict(text.base_model.state_dict())
+    seeing, plain = language_model(whole), language_model(text)
+    sentences, sites = sentences_of(plain), sites_of("gemma3_text")
+    got, expected = (forward_states(model, sentences, [], sites) for model in (seeing, plain))
+    for site in sites:
+        torch.testing.assert_close(got[site], expected[site], **CLOSE)
+
+
+# What is refused.
+
+
+def refused(model, site):
+    """The message, which names the site and what would stand there."""
+    with pytest.raises(UserError) as error:
+        watch_site(model, site, print)
+    assert str(error.value).startswith(f"{site.hook}, {DESCRIPTIONS[site.kind]}: ")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kind", INNER)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_architecture_outside_the_table_is_refused(name, kind):
+    model = language_model(build(name))
+    assert f"it is a {name}, and what stands in a block is known of gemma, " in refused(model, Site(1, kind))
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_nothing_stands_between_parallel_parts(name):
+    message = refused(language_model(build(name)), Site(1, RESID_MID))
+    assert "its attention and its MLP both read the block's input" in message
+
+
+def test_a_norm_that_hides_its_eps_is_refused():
+    message = refused(language_model(build("olmo")), Site(0, MLP_NORMALIZED))
+    assert "its post_attention_layernorm, a OlmoLayerNorm, does not tell its eps" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "kind"),
+    [
+        ("gpt2", "attn.c_proj", HOOK_Z),
+        ("gemma2", "post_attention_layernorm", ATTN_OUT),
+        ("llama", "self_attn", ATTN_OUT),
+        ("gemma3_text", "pre_feedforward_layernorm", RESID_MID),
+        ("gpt_neox", "mlp", MLP_IN),
+        ("gemma2", "post_feedforward_layernorm", MLP_OUT),
+    ],
+)
+def test_a_module_that_is_missing_or_another_is_refused(name, gone, kind):
+    model = language_model(build(name))
+    parent, _, child = gone.rpartition(".")
+    owner = model.blocks[1].get_submodule(parent)
+    setattr(owner, child, nn.Identity())
+    assert f"its {gone} is a Identity, expected a " in refused(model, Site(1, kind))
+    delattr(owner, child)
+    assert f"block 1 has no {gone}" in refused(model, Site(1, kind))
+    watch_site(model, Site(0, kind), print).remove()
+
+
+def test_a_projection_of_another_width_is_refused():
+    model = language_model(build("llama"))
+    model.blocks[1].self_attn.o_proj = nn.Linear(16, 8)
+    assert "its self_attn.o_proj gives 8 values, not 16" in refused(model, Site(1, HOOK_Z))
+
+
+def test_values_of_another_shape_are_refused():
+    """A module that lays all tokens of a batch in one row would mix the sentences up."""
+
+    class FlatMLP(nn.Module):
+        def forward(self, states):
+            return states.reshape(-1, states.shape[-1])
+
+    model = language_model(build("llama"))
+    sentences = sentences_of(model)[:1]
+    model.blocks[1].mlp = FlatMLP()
+    with pytest.raises(UserError, match=r"hook_mlp_out.*FlatMLP has values of the shape \(\d+, 16\) there"):
+        forward_states(model, sentences, [], [Site(1, MLP_OUT)])
+
+
+def configuration_with(tiny_configuration, tmp_path, hook, **of_model):
+    content = json.loads(tiny_configuration.read_text())
+    content["sae_root"] = str(tiny_configuration.parent / "saes")
+    content["model"].update(id=str(tiny_configuration.parent / "model"), **of_model)
+    content["saes"][1]["hook"] = hook
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_missing_site_stops_the_run_before_it_begins(
+    tiny_configuration, labelled_csv, tmp_path, capsys, monkeypatch
+):
+    path = configuration_with(tiny_configuration, tmp_path, "blocks.1.hook_mlp_out")
+    build("bert").save_pretrained(tmp_path / "bert")
+    language_model(build("bert")).tokenizer.save_pretrained(tmp_path / "bert")
+    command = arguments(labelled_csv, tmp_path / "store", path, "--model", str(tmp_path / "bert"))
+    assert main(command) == 1
+    error = capsys.readouterr().err.strip()
+    assert (
+        "SAE layer_00_l0_24 reads blocks.1.hook_mlp_out, what the MLP adds to the residual stream: " in error
+    )
+    assert "BertModel does not offer it (it is a bert, " in error
+    assert not (tmp_path / "store").exists()
+
+
+def test_centring_is_refused_where_the_mean_counts(tiny_configuration, labelled_csv, tmp_path, capsys):
+    hook = "blocks.0.hook_resid_post"
+    path = configuration_with(tiny_configuration, tmp_path, hook, center_residual=True)
+    assert main(arguments(labelled_csv, tmp_path / "store", path)) == 1
+    error = capsys.readouterr().err
+    assert "center_residual: the model " in error
+    assert "has no LayerNorm but Gemma2RMSNorm, which heeds the mean" in error
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("name", [*MODELS, *ENCODERS])
+def test_centring_needs_a_layer_norm(name, tiny_configuration, tmp_path):
+    path = configuration_with(tiny_configuration, tmp_path, "blocks.0.hook_resid_pre", center_residual=True)
+    configurations, model = read_sae_configurations(path), language_model(build(name))
+    if name.split()[0] in ("gpt2", "gpt_neo", "gpt_neox", "gptj", "olmo", "phi"):
+        refuse_missing_sites(model, configurations)
+        return
+    with pytest.raises(UserError, match=r"center_residual: the model tiny (is a|has no LayerNorm but)"):
+        refuse_missing_sites(model, configurations)
+    without = configurations.model_copy(update={"saes": ()})
+    refuse_missing_sites(model, without)  # nothing would be centred
