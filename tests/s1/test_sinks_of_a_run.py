@@ -277,6 +277,33 @@ def test_a_store_without_states_tells_the_sinks_of_its_saes(csv, configuration, 
     assert store.pooled_activations(store.saes[0]).shape == (12, 64)
 
 
+def test_saes_of_a_blocks_parts_leave_out_the_sinks_of_its_output(csv, configuration, tmp_path):
+    """What a part writes, or reads through a norm, need not be large at a sink; the block's output is."""
+    content = json.loads(configuration.read_text())
+    content["sae_root"] = str(configuration.parent / "saes")
+    content["model"]["id"] = str(configuration.parent / "model")
+    parts = content["saes"][2:4]
+    for sae, hook in zip(parts, ("blocks.1.hook_mlp_out", "blocks.1.attn.hook_z"), strict=True):
+        sae["hook"] = hook
+    content["saes"] = parts
+    (tmp_path / "parts.json").write_text(json.dumps(content))
+    more = ["--hidden-states", "none"]
+    assert main(arguments(csv, tmp_path / "store", tmp_path / "parts.json", *more)) == 0
+    store, kept = FeatureStore(tmp_path / "store"), FeatureStore(tmp_path / "store", keep_sinks=True)
+    assert [*store.manifest["sinks"]["median_norms"]] == ["1"]
+    expected = np.isin(store.tokens.text, SINKS)
+    np.testing.assert_array_equal(store.sinks(1), expected)
+    for sae in store.saes:
+        every = kept.activations(sae).to_dense()
+        assert (every[expected] > 0).any()
+        np.testing.assert_array_equal(
+            store.activations(sae).to_dense(), np.where(expected[:, None], 0, every)
+        )
+        active = np.diff(kept.activations(sae).indptr)[~expected]
+        log = run_log(tmp_path / "store")["mean_l0_measured"]
+        assert log[sae.name] == pytest.approx(active.mean(), rel=1e-12)
+
+
 # Medians from elsewhere.
 
 
