@@ -1,6 +1,7 @@
 """Sites of every architecture: a block's parts add up to its output, and what is not known is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from s1_compute_all_features.models.block_sites import (
     width_at,
 )
 from s1_compute_all_features.models.norms import ignores_mean, misread, normalised
-from s1_compute_all_features.sae_configurations import read_sae_configurations
+from s1_compute_all_features.sae_configurations import STAGE_FOLDER, read_sae_configurations
 from s1_compute_all_features.saes.sites import (
     ATTN_OUT,
     DESCRIPTIONS,
@@ -30,6 +31,7 @@ from s1_compute_all_features.saes.sites import (
     RESID_POST,
     RESID_PRE,
     Site,
+    site_of,
 )
 from tests.s1.conftest import arguments
 from tests.s1.test_architectures import N_LAYERS, TOLERANCE
@@ -76,6 +78,20 @@ def apply(model, block, name, states):
     with torch.inference_mode():
         output = model.blocks[block].get_submodule(name)(states[None])
     return (output[0] if isinstance(output, tuple) else output)[0]
+
+
+def test_the_readme_lists_every_site_and_architecture():
+    readme = (STAGE_FOLDER / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("## Sites") : readme.index("## Configurations")]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `blocks.N.")]
+    assert {row[0].removeprefix("| ") for row in rows} == {f"`blocks.N.{name}`" for name in HOOKS.values()}
+    for hook, what, others in rows:
+        site = site_of(hook.strip("| `").replace("N", "7"))
+        assert what.startswith(DESCRIPTIONS[site.kind].split(",")[0])
+        for other in re.findall(r"`(.*?)`", others):
+            assert site_of(other.replace("N", "7")) == site
+    (architectures,) = re.findall(r"The other sites are read in (.*?), as the text", section)
+    assert re.findall(r"`(\w+)`", architectures) == list(BLOCKS)
 
 
 def test_every_architecture_of_the_table_is_tested():
