@@ -228,6 +228,8 @@ def _plan(
     refuse_missing_sites(model, configurations)
     saes = [locate_sae(configurations, sae, folder, arguments.sae_root) for sae in configurations.saes]
     refuse_other_widths(model, saes)
+    if rank == 0 and arguments.check_reconstruction and any(sae.spec.is_transcoder for sae in saes):
+        logger.info("note: transcoders predict another place than they read: no variance explained for them")
     screening = arguments.sae_dtype == "float32" and (
         arguments.screening == "on" or (arguments.screening == "auto" and screening_is_faster(kind))
     )
