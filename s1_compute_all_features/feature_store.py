@@ -19,6 +19,7 @@ from pipeline_common.errors import UserError
 from pipeline_common.files import read_npz, sha256_of_file
 from s1_compute_all_features.attention_sinks import SINKS_SHAPE
 from s1_compute_all_features.block_writer import BlockWriter
+from s1_compute_all_features.feature_keys import FeatureKey, feature_key, find_sae, key_form, needs_name
 from s1_compute_all_features.pooling import (
     POOLINGS,
     SparseActivations,
@@ -68,14 +69,17 @@ __all__ = [
     "SENTENCE_COLUMNS",
     "SINKS_SHAPE",
     "BlockWriter",
+    "FeatureKey",
     "FeatureStore",
     "SparseActivations",
     "StoredSae",
     "TokenTable",
     "block_file_names",
     "distinct_names",
+    "feature_key",
     "hidden_file_name",
     "is_content",
+    "key_form",
     "model_name",
     "read_manifest",
     "sae_as_json",
@@ -209,25 +213,19 @@ class FeatureStore:
             check_tokens(block_folder(self.path, block) / "tokens.npz", arrays, sentences)
             yield arrays
 
-    def find_sae(self, layer: int, average_l0: int | None = None) -> StoredSae:
-        """The SAE of a layer, by its l0 where the layer has several.
+    def find_sae(
+        self, layer: int | None = None, average_l0: int | None = None, name: str | None = None
+    ) -> StoredSae:
+        """The SAE of a layer, by its l0 where the layer has several; or the SAE of that name.
 
         Raises:
-            UserError: none such, or several and no l0 given; the message lists what exists.
+            UserError: none such, or several; the message lists what exists and how to take one.
         """
-        of_layer = [sae for sae in self.saes if sae.layer == layer]
-        if not of_layer:
-            layers = sorted({sae.layer for sae in self.saes})
-            raise UserError(f"{self.path}: no SAE of layer {layer}; layers with SAEs: {_listed(layers)}")
-        found = [sae for sae in of_layer if average_l0 is None or sae.average_l0 == average_l0]
-        if len(found) == 1:
-            return found[0]
-        existing = _listed([sae.average_l0 for sae in of_layer])
-        if not found:
-            raise UserError(
-                f"{self.path}: layer {layer} has no SAE with l0 {average_l0}; there are l0 {existing}"
-            )
-        raise UserError(f"{self.path}: layer {layer} has several SAEs; choose one of l0 {existing}")
+        return find_sae(self.path, self.saes, layer, average_l0, name)
+
+    def needs_name(self, sae: StoredSae) -> bool:
+        """Whether the keys of an SAE's features name it, because layer and l0 take no single SAE."""
+        return needs_name(self.saes, sae)
 
     def sinks(self, layer: int | str) -> np.ndarray:
         """Which tokens are left out as attention sinks: bool [n_tokens].

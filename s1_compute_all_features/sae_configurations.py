@@ -128,13 +128,10 @@ class SaeConfigurations(_Strict):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "SaeConfigurations":
-        for values, what in (
-            ([sae.name for sae in self.saes], "name"),
-            ([(sae.layer, sae.average_l0) for sae in self.saes], "layer and average_l0"),
-        ):
-            twice = [value for value in values if values.count(value) > 1]  # type: ignore[arg-type]
-            if twice:
-                raise ValueError(f"two SAEs have the same {what} {twice[0]!r}")
+        names = [sae.name for sae in self.saes]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"two SAEs have the same name {twice[0]!r}")
         return self
 
 

@@ -107,7 +107,12 @@ def test_selections_that_do_not_exist_list_what_does(folder):
     assert store.find_sae(1, 24).name == "layer_01_l0_24"
     for call, message in (
         (lambda: store.find_sae(9), "no SAE of layer 9; layers with SAEs: 0, 1"),
-        (lambda: store.find_sae(0), "several SAEs; choose one of l0 8, 24"),
+        (
+            lambda: store.find_sae(0),
+            r"several SAEs; choose one of layer_00_l0_8 \(l0 8\), layer_00_l0_24 \(l0 24\) "
+            r"by --target-sae NAME, in a key as NAME:feature_id; "
+            r"or by --target-l0, in a key as layer:l0:feature_id$",
+        ),
         (lambda: store.find_sae(0, 100), "no SAE with l0 100; there are l0 8, 24"),
         (lambda: store.hidden_states(5), "layer 5 is not stored; there are layers 0, 1"),
         (lambda: store.feature_activations(store.saes[0], [64]), "features 0 to 63, not 64"),

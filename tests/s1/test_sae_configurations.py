@@ -111,6 +111,17 @@ def test_a_configuration_without_saes_is_one(tmp_path):
         select_saes(bare, names=["layer_00"])
 
 
+@pytest.mark.parametrize("l0", [72, None])
+def test_several_saes_of_a_layer_may_share_their_l0(tmp_path, l0):
+    """Widths, trainers or sites of one layer; only the names tell them apart."""
+    content = configurations_as_json(read_sae_configurations(GPT2_SMALL))
+    for sae in content["saes"]:
+        sae.update(layer=3, average_l0=l0)
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    saes = read_sae_configurations(tmp_path / "c.json").saes
+    assert len(saes) == len({sae.name for sae in saes}) == len(content["saes"])
+
+
 def test_a_configuration_of_before_is_read(tmp_path):
     content = json.loads(GPT2_SMALL.read_text())
     content["model"] = {**content["model"], "demonstration": True}
