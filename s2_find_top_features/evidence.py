@@ -158,6 +158,7 @@ def _described(
                 evidence=_values(evidence, place),
                 family=int(family[place]),
                 is_representative=bool(family[place] > family[:place].max(initial=0)),
+                needs_name=store.needs_name(sae),
             )
         )
     return features

@@ -33,6 +33,7 @@ def collect_examples(
         for feature, activations in zip(of_sae, columns.T, strict=True):
             collected[feature.rank] = {
                 "rank": feature.rank,
+                "key": feature.key,
                 "sae_name": name,
                 "layer": feature.layer,
                 "average_l0": feature.average_l0,

@@ -1,8 +1,7 @@
 """The results of a ranking, written and read: ranked features, all features, examples, and a summary."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,10 @@ from pipeline_common.files import (
     write_npz,
 )
 from pipeline_common.json_shape import JsonFormat, check_shape
+from s1_compute_all_features.feature_store import feature_key
+from s2_find_top_features.specificity_table import read_specificity as read_specificity
 from s2_find_top_features.summary_shape import EXPLANATIONS_SHAPE, summary_shape
+from s2_find_top_features.table_cells import index_of, number_of
 
 RANKED = "ranked_features.csv"
 FALLING = "falling_features.csv"
@@ -29,7 +31,6 @@ EXAMPLES = "feature_examples.json"
 SUMMARY = "summary.json"
 EXPLANATIONS = "explanations.json"
 ALL_FEATURES = "all_features"
-SPECIFICITY = "specificity.csv"
 
 METRICS = (
     "interpretability_score",
@@ -74,20 +75,6 @@ EVIDENCE = (
 )
 """How far a feature's metrics can be trusted, in column order; README.md of this stage defines them."""
 
-_SPECIFICITY_NUMBERS = (
-    "held_out_auroc_3_vs_0",
-    "held_out_auroc_3_vs_0_of_other",
-    "held_out_auroc_3_vs_3_of_other",
-    "n_label_3",
-    "n_label_3_of_other",
-    "n_label_0_of_other",
-    "n_left_out",
-)
-SPECIFICITY_COLUMNS = (
-    *("rank", "sae_name", "layer", "average_l0", "feature_id", "other_trait"),
-    *_SPECIFICITY_NUMBERS,
-)
-
 HELD_OUT = "held_out_"
 _REMEDY = "run analyze_features.py again"
 FORMAT = JsonFormat("ranked_features", 2, "results", summary_shape(METRICS), _REMEDY)
@@ -102,6 +89,8 @@ _COLUMNS = (
     *(HELD_OUT + name for name in METRICS),
     "neuronpedia_url",
 )
+KEY = "key"
+"""The last column. Tables of before lack it: in their stores layer and l0 told every SAE from the others."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +110,7 @@ class RankedFeature:
         evidence: value of each of `EVIDENCE`; None where it does not exist.
         family: near-duplicates share a number, from 1; None where no families were looked for.
         is_representative: it is the best of its family.
+        needs_name: its key names the SAE, because layer and l0 take no single SAE of the store.
     """
 
     rank: int
@@ -135,6 +125,7 @@ class RankedFeature:
     evidence: Mapping[str, float | None] = field(default_factory=dict)
     family: int | None = None
     is_representative: bool = True
+    needs_name: bool = False
 
     @property
     def direction(self) -> str:
@@ -144,8 +135,8 @@ class RankedFeature:
 
     @property
     def key(self) -> str:
-        """``layer:l0:feature_id``, as users write it; the l0 is empty where there is none."""
-        return f"{self.layer}:{'' if self.average_l0 is None else self.average_l0}:{self.feature_id}"
+        """``layer:l0:feature_id``, or ``SAE_NAME:feature_id``: as users write it; see `FeatureKey`."""
+        return repr(feature_key(self.sae_name, self.layer, self.average_l0, self.feature_id, self.needs_name))
 
 
 @dataclass(frozen=True)
@@ -198,8 +189,8 @@ def write_results(
     falling: Sequence[RankedFeature] = (),
 ) -> None:
     """Write the tables, the examples and the summary; the summary last: it says that the others are there."""
-    write_csv(folder / RANKED, _COLUMNS, (_cells(feature) for feature in features))
-    write_csv(folder / FALLING, _COLUMNS, (_cells(feature) for feature in falling))
+    write_csv(folder / RANKED, (*_COLUMNS, KEY), (_cells(feature) for feature in features))
+    write_csv(folder / FALLING, (*_COLUMNS, KEY), (_cells(feature) for feature in falling))
     write_json(folder / EXAMPLES, list(examples))
     files = {
         path.name: sha256_of_file(path)
@@ -279,39 +270,6 @@ def read_explanations(folder: Path) -> list[dict[str, Any]]:
     return explanations
 
 
-def read_specificity(folder: Path) -> list[dict[str, Any]]:
-    """The rows of ``specificity.csv``; none where the run compared no other traits.
-
-    Returns:
-        Column to value: texts for ``sae_name`` and ``other_trait``, else numbers, None where one does not
-        exist.
-
-    Raises:
-        UserError: a column is missing, or a number is none.
-    """
-    path = folder / SPECIFICITY
-    if not path.is_file():
-        return []
-    header, rows = read_csv(path, "table of specificity")
-    missing = [name for name in SPECIFICITY_COLUMNS if name not in header]
-    if missing:
-        raise UserError(f"{path}: column {missing[0]!r} is missing; run analyze_features.py again")
-    specificity: list[dict[str, Any]] = []
-    for line, cells in rows:
-        row = dict(zip(header, cells, strict=True))
-        try:
-            identity: dict[str, int | None] = {
-                name: _index(name, row[name]) for name in ("rank", "layer", "feature_id")
-            }
-            identity["average_l0"] = _index("average_l0", row["average_l0"]) if row["average_l0"] else None
-            numbers = {name: _number(row[name]) for name in _SPECIFICITY_NUMBERS}
-        except ValueError as error:
-            raise UserError(f"{path}: line {line}: {error}; run analyze_features.py again") from None
-        texts = {name: row[name] for name in ("sae_name", "other_trait")}
-        specificity.append({**texts, **identity, **numbers})
-    return specificity
-
-
 def read_ranked_features(path: Path) -> list[RankedFeature]:
     """Read a ``ranked_features.csv`` or ``falling_features.csv``, best feature first.
 
@@ -326,25 +284,34 @@ def read_ranked_features(path: Path) -> list[RankedFeature]:
     for line, cells in rows:
         row = dict(zip(header, cells, strict=True))
         try:
-            features.append(
-                RankedFeature(
-                    rank=_index("rank", row["rank"]),
-                    sae_name=row["sae_name"],
-                    layer=_index("layer", row["layer"]),
-                    average_l0=_index("average_l0", row["average_l0"]) if row["average_l0"] else None,
-                    feature_id=_index("feature_id", row["feature_id"]),
-                    passes_filters=row["passes_filters"] == "True",
-                    train={name: _number(row[name]) for name in METRICS},
-                    held_out={name: _number(row[HELD_OUT + name]) for name in METRICS},
-                    neuronpedia_url=row["neuronpedia_url"],
-                    evidence={name: _number(row[name]) for name in EVIDENCE},
-                    family=int(row["family"]) if row["family"] else None,
-                    is_representative=row["is_representative"] == "True",
-                )
-            )
+            features.append(_feature(row))
         except ValueError as error:
             raise UserError(f"{path}: line {line}: {error}; run analyze_features.py again") from None
     return features
+
+
+def _feature(row: Mapping[str, str]) -> RankedFeature:
+    """One line of a table; a ValueError says which cell is not what it should be."""
+    feature = RankedFeature(
+        rank=index_of("rank", row["rank"]),
+        sae_name=row["sae_name"],
+        layer=index_of("layer", row["layer"]),
+        average_l0=index_of("average_l0", row["average_l0"]) if row["average_l0"] else None,
+        feature_id=index_of("feature_id", row["feature_id"]),
+        passes_filters=row["passes_filters"] == "True",
+        train={name: number_of(row[name]) for name in METRICS},
+        held_out={name: number_of(row[HELD_OUT + name]) for name in METRICS},
+        neuronpedia_url=row["neuronpedia_url"],
+        evidence={name: number_of(row[name]) for name in EVIDENCE},
+        family=int(row["family"]) if row["family"] else None,
+        is_representative=row["is_representative"] == "True",
+    )
+    named = replace(feature, needs_name=True)
+    keys = {feature.key: feature, named.key: named}
+    written = row.get(KEY, feature.key)
+    if written not in keys:
+        raise ValueError(f"key is {written[:60]!r}, not {' or '.join(keys)}")
+    return keys[written]
 
 
 def _digest(path: Path) -> str | None:
@@ -369,18 +336,4 @@ def _cells(feature: RankedFeature) -> list[Any]:
     evidence = [feature.evidence.get(name) for name in EVIDENCE]
     train = [feature.train[name] for name in METRICS]
     held_out = [feature.held_out[name] for name in METRICS]
-    return [*identity, *evidence, *train, *held_out, feature.neuronpedia_url]
-
-
-def _number(text: str) -> float | None:
-    value = float(text) if text else None
-    if value is not None and not math.isfinite(value):
-        raise ValueError(f"{text} is not finite")
-    return value
-
-
-def _index(name: str, text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else -1
-    if not 0 <= value < 2**53:
-        raise ValueError(f"{name} is {text[:60]!r}, not an integer from 0")
-    return value
+    return [*identity, *evidence, *train, *held_out, feature.neuronpedia_url, feature.key]

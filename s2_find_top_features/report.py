@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from s1_compute_all_features.feature_store import model_name
+from s1_compute_all_features.feature_store import key_form, model_name
 from s2_find_top_features.ranked_features import FILTER_LETTERS, VERDICTS, RankedFeature, RankedResults
 
 _SHOWN = (
@@ -23,6 +23,7 @@ _BASELINES = {
 }
 _FILTER_KEY = "filter: what fails: r pearson, t TPR, f FPR, m monotonic"
 _NAME_WIDTH = 38
+_KEY_WIDTH = 16
 
 
 def format_report(
@@ -107,11 +108,14 @@ def _significance(summary: Mapping[str, Any]) -> list[str]:
 
 def _baselines(results: RankedResults) -> list[str]:
     best = results.features[0]
-    head = f"{'AUROC, label 3 against 0':<{_NAME_WIDTH}}{'train':>7}{'CV':>7}{'held-out':>10}"
+    name = f"best feature ({best.key})"
+    width = max(_NAME_WIDTH, len(name) + 4)
+    head = f"{'AUROC, label 3 against 0':<{width}}{'train':>7}{'CV':>7}{'held-out':>10}"
     lines = [
         head,
         _baseline_line(
-            f"best feature ({best.key})",
+            width,
+            name,
             best.train["auroc_3_vs_0"],
             None,
             best.held_out["auroc_3_vs_0"],
@@ -123,6 +127,7 @@ def _baselines(results: RankedResults) -> list[str]:
         where = ", ".join(f"{key} {baseline[key]}" for key in ("layer", "C") if key in baseline)
         lines.append(
             _baseline_line(
+                width,
                 _BASELINES.get(name, name) + (f" ({where})" if where else ""),
                 baseline["train"],
                 baseline["cross_validated"],
@@ -142,6 +147,7 @@ def _baselines(results: RankedResults) -> list[str]:
 
 
 def _baseline_line(
+    width: int,
     name: str,
     train: float | None,
     cross_validated: float | None,
@@ -150,7 +156,7 @@ def _baseline_line(
     high: float | None,
 ) -> str:
     values = f"{_number(train):>7}{_number(cross_validated):>7}{_number(held_out):>10}"
-    return f"{'  ' + name:<{_NAME_WIDTH}}{values}{_interval(low, high)}".rstrip()
+    return f"{'  ' + name:<{width}}{values}{_interval(low, high)}".rstrip()
 
 
 def _order(results: RankedResults) -> list[str]:
@@ -169,7 +175,9 @@ def _order(results: RankedResults) -> list[str]:
 
 def _table(results: RankedResults, features: Sequence[RankedFeature], one_per_family: bool) -> list[str]:
     names = " ".join(f"{name:>5}" for name, _ in _SHOWN)
-    head = f"{'rank':>4} {'layer:l0:feature':<16} {'filter':<6} {'fam':>3} {names} | held-out {names}"
+    form = key_form(feature.key for feature in features)
+    width = max(_KEY_WIDTH, len(form), *(len(feature.key) for feature in features))
+    head = f"{'rank':>4} {form:<{width}} {'filter':<6} {'fam':>3} {names} | held-out {names}"
     head += f" {'AUROC 95%':>12} | {'q':>5} {'fwer':>5} {'stab':>4}"
     lines = [head, "-" * len(head)]
     for feature in features:
@@ -182,7 +190,8 @@ def _table(results: RankedResults, features: Sequence[RankedFeature], one_per_fa
             family = f"={family}"
         failed = "".join(FILTER_LETTERS[name] for name in results.failed_filters(feature))
         passed = "pass" if feature.passes_filters else f"-{failed}"
-        line = f"{feature.rank:>4} {feature.key:<16} {passed:<6} {family:>3} {train} |          {held_out}"
+        line = f"{feature.rank:>4} {feature.key:<{width}} {passed:<6} {family:>3} {train}"
+        line += f" |          {held_out}"
         line += f"{interval:>13} | {_number(evidence['q_value'], 3):>5} {_number(evidence['fwer_p'], 3):>5}"
         line += f" {_number(evidence['stability']):>4}  {feature.neuronpedia_url}"
         lines.append(line.rstrip())
@@ -192,14 +201,16 @@ def _table(results: RankedResults, features: Sequence[RankedFeature], one_per_fa
 def _poolings(rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
     if not rows:
         return []
-    lines = ["", f"{'pooling':<14}{'best feature':<28}{'score':>6} {'AUROC':>6} {'held-out AUROC':>15}"]
+    names = {row["pooling"]: f"{row['sae_name']} {row['feature_id']}" for row in rows}
+    width = max(28, *(len(name) + 1 for name in names.values()))
+    lines = ["", f"{'pooling':<14}{'best feature':<{width}}{'score':>6} {'AUROC':>6} {'held-out AUROC':>15}"]
     lines[-1] += f"{'':>14}{'pass':>7}{'q < 0.05':>10}"
     for row in rows:
-        name = f"{row['sae_name']} {row['feature_id']}"
         interval = _interval(row["held_out_auroc_3_vs_0_low"], row["held_out_auroc_3_vs_0_high"])
         discoveries = "" if row["n_discoveries"] is None else f"{row['n_discoveries']:,}"
         lines.append(
-            f"{row['pooling']:<14}{name:<28}{_number(row['score']):>6} {_number(row['auroc_3_vs_0']):>6} "
+            f"{row['pooling']:<14}{names[row['pooling']]:<{width}}{_number(row['score']):>6} "
+            f"{_number(row['auroc_3_vs_0']):>6} "
             f"{_number(row['held_out_auroc_3_vs_0']):>15}{interval:<14}{row['n_passing']:>7,}{discoveries:>10}"
         )
     return lines
@@ -210,9 +221,10 @@ def _specificity(matrix: Mapping[str, Mapping[str, float | None]] | None) -> lis
         return []
     traits = list(next(iter(matrix.values())))
     lines = ["", "held-out AUROC, label 3 against 0, of each trait's best feature on the sentences of:"]
-    lines.append(f"{'':<28}" + "".join(f"{trait:>13}" for trait in traits))
+    width = max(28, *(len(feature) + 1 for feature in matrix))
+    lines.append(f"{'':<{width}}" + "".join(f"{trait:>13}" for trait in traits))
     for feature, values in matrix.items():
-        lines.append(f"{feature:<28}" + "".join(f"{_number(values[trait]):>13}" for trait in traits))
+        lines.append(f"{feature:<{width}}" + "".join(f"{_number(values[trait]):>13}" for trait in traits))
     return lines
 
 
@@ -222,9 +234,10 @@ def _explanations(explanations: Sequence[Mapping[str, Any]], listed: Sequence[Ra
     if not told:
         return []
     lines = ["", "what Neuronpedia says:"]
+    width = max(_KEY_WIDTH + 2, *(len(feature.key) for feature in told))
     for feature in told:
         labels = "; ".join(by_rank[feature.rank]["labels"]) or "no label"
-        lines.append(f"{feature.rank:>4} {feature.key:<18} {labels}")
+        lines.append(f"{feature.rank:>4} {feature.key:<{width}} {labels}")
     return lines
 
 

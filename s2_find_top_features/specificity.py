@@ -10,10 +10,11 @@ import numpy as np
 from concept_evaluation.metrics import auroc
 from pipeline_common.errors import UserError
 from pipeline_common.files import atomic_path, write_csv
-from s1_compute_all_features.feature_store import FeatureStore, StoredSae, distinct_names
-from s2_find_top_features.ranked_features import SPECIFICITY, SPECIFICITY_COLUMNS, RankedFeature
+from s1_compute_all_features.feature_store import FeatureStore, StoredSae, distinct_names, feature_key
+from s2_find_top_features.ranked_features import RankedFeature
 from s2_find_top_features.ranking import rank_features
 from s2_find_top_features.scoring import RankingSettings
+from s2_find_top_features.specificity_table import SPECIFICITY, SPECIFICITY_COLUMNS
 from s2_find_top_features.threads import in_threads
 
 MATRIX = "specificity_matrix.csv"
@@ -49,9 +50,10 @@ class BestFeature:
 
     @property
     def label(self) -> str:
-        """Trait and ``layer:l0:feature_id``, for tables and pictures."""
-        l0 = "" if self.sae.average_l0 is None else self.sae.average_l0
-        return f"{self.trait.name} {self.sae.layer}:{l0}:{self.feature_id}"
+        """Trait and key, for tables and pictures."""
+        sae, by_name = self.sae, self.trait.store.needs_name(self.sae)
+        key = feature_key(sae.name, sae.layer, sae.average_l0, self.feature_id, by_name)
+        return f"{self.trait.name} {key!r}"
 
 
 def open_traits(store: FeatureStore, others: Sequence[Path]) -> list[Trait]:

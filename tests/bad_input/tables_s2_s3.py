@@ -10,6 +10,12 @@ def header_alone(path):
     path.write_text(path.read_text().split("\n")[0] + "\n")
 
 
+def feature_outside(path):
+    """The first feature is one that its SAE does not have, by number and key."""
+    cell("feature_id", "5000")(path)
+    cell("key", "0:8:5000")(path)
+
+
 RANKING = Kind(
     name="ranked features",
     script="s4_classifier_data_prep.generate_datasets",
@@ -28,7 +34,8 @@ RANKING = Kind(
         case("an infinite score", cell("held_out_tpr", "-inf", row=2), "line 3", "-inf"),
         case("a negative rank", cell("rank", "-1"), "line 2", "rank"),
         case("a layer as a fraction", cell("layer", "1.5"), "line 2", "layer", "1.5"),
-        case("a feature outside", cell("feature_id", "5000"), "rank 1", "5000"),
+        case("a feature outside", feature_outside, "rank 1", "5000"),
+        case("a key of another feature", cell("feature_id", "5"), "line 2", "key is '0:8:3', not 0:8:5 or "),
         case("no rows", header_alone, "0 features"),
         case("an SAE that the store lacks", cell("sae_name", "layer_99"), "rank 1", "layer_99"),
         case("an SAE outside", cell("sae_name", "../../x"), "rank 1", "../../x"),

@@ -11,10 +11,10 @@ import pytest
 from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.ranked_features import (
-    SPECIFICITY_COLUMNS,
     RankedResults,
     read_specificity,
 )
+from s2_find_top_features.specificity_table import SPECIFICITY_COLUMNS
 from s3_feature_activation_graphs.feature_traces import Traces
 from s3_feature_activation_graphs.report_charts import (
     MAX_DOTS,
