@@ -1,6 +1,5 @@
 """The features to draw, their activation on every token, and which sentences to draw."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from pipeline_common.errors import UserError
-from s1_compute_all_features.feature_store import FeatureStore, StoredSae, pool_dense
+from s1_compute_all_features.feature_store import FeatureKey, FeatureStore, StoredSae, feature_key, pool_dense
 from s2_find_top_features.ranked_features import RankedResults
 
 SORT_ORDERS = ("activation", "index")
@@ -18,30 +17,6 @@ MAX_PIXELS = 30_000
 """Longest side of a picture; the renderer's own limit is twice that."""
 
 SCORE = "interpretability_score"
-
-
-@dataclass(frozen=True, repr=False)
-class FeatureKey:
-    """A feature as users write it, ``layer:l0:feature_id``; the l0 may be left empty."""
-
-    layer: int
-    average_l0: int | None
-    feature_id: int
-
-    def __repr__(self) -> str:
-        return f"{self.layer}:{'' if self.average_l0 is None else self.average_l0}:{self.feature_id}"
-
-    @classmethod
-    def parse(cls, text: str) -> "FeatureKey":
-        """The key in ``text``.
-
-        Raises:
-            ValueError: not of the form ``12:82:1767`` or ``12::1767``.
-        """
-        match = re.fullmatch(r"\s*(\d+):(\d*):(\d+)\s*", text, flags=re.ASCII)
-        if match is None:
-            raise ValueError(f"{text.strip()!r} is not layer:l0:feature_id, such as 12:82:1767 or 12::1767")
-        return cls(int(match[1]), int(match[2]) if match[2] else None, int(match[3]))
 
 
 @dataclass(frozen=True)
@@ -55,6 +30,7 @@ class DrawnFeature:
         score: interpretability score on train; None where there is none.
         held_out_score: the same on the held-out split.
         passes_filters: on train; None for a feature that is not ranked.
+        needs_name: its key names the SAE, because layer and l0 take no single SAE of the store.
     """
 
     sae: StoredSae
@@ -63,11 +39,13 @@ class DrawnFeature:
     score: float | None = None
     held_out_score: float | None = None
     passes_filters: bool | None = None
+    needs_name: bool = False
 
     @property
     def key(self) -> str:
-        """``layer:l0:feature_id``, in the form that `RankedFeature.key` has."""
-        return repr(FeatureKey(self.sae.layer, self.sae.average_l0, self.feature_id))
+        """The feature's key, in the form that `RankedFeature.key` has."""
+        sae = self.sae
+        return repr(feature_key(sae.name, sae.layer, sae.average_l0, self.feature_id, self.needs_name))
 
 
 @dataclass(frozen=True)
@@ -182,17 +160,18 @@ def ranked_features(store: FeatureStore, results: RankedResults) -> list[DrawnFe
                 feature.train[SCORE],
                 feature.held_out[SCORE],
                 feature.passes_filters,
+                feature.needs_name,
             )
         )
     return drawn
 
 
 def _picked(store: FeatureStore, ranked: Sequence[DrawnFeature], key: FeatureKey) -> DrawnFeature:
-    sae = store.find_sae(key.layer, key.average_l0)
+    sae = store.find_sae(key.layer, key.average_l0, key.sae_name)
     for feature in ranked:
         if feature.sae == sae and feature.feature_id == key.feature_id:
             return feature
-    return DrawnFeature(sae, key.feature_id)
+    return DrawnFeature(sae, key.feature_id, needs_name=store.needs_name(sae))
 
 
 def check_labels(store: FeatureStore, wanted: Sequence[int] | None) -> list[int]:

@@ -1,6 +1,7 @@
 """Two matrices: the best feature of each SAE by layer and l0, and which features fire together."""
 
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ _NO_FEATURE_COLOUR = "#ececec"
 _FRAME_COLOUR = "#D55E00"
 _CELL_WIDTH, _CELL_HEIGHT = 0.56, 0.46
 _LEAST_MAP_WIDTH, _LEAST_PANEL_WIDTH = 5.6, 1.6
+_LINE_INCHES, _CHARACTER_INCHES = 0.15, 0.075
+"""Of the small text at the foot; a character's width is that of a wide one."""
+
+_KEY_CHARACTERS, _KEY_CHARACTER_INCHES = 16, 0.072
+"""Longest key that the margins of the other matrix have room for, and what each further character takes."""
 
 
 def saes_by_layer(saes: Sequence[StoredSae]) -> dict[int, list[StoredSae]]:
@@ -31,6 +37,26 @@ def saes_by_layer(saes: Sequence[StoredSae]) -> dict[int, list[StoredSae]]:
         layer: sorted((sae for sae in saes if sae.layer == layer), key=lambda sae: sae.average_l0 or 0)
         for layer in layers
     }
+
+
+def told_by_number(store: FeatureStore) -> dict[StoredSae, int]:
+    """The SAEs that layer and l0 do not tell from others, numbered from 1 within their layer."""
+    numbers: dict[StoredSae, int] = {}
+    for saes in saes_by_layer(store.saes).values():
+        numbers |= {sae: n for n, sae in enumerate(filter(store.needs_name, saes), start=1)}
+    return numbers
+
+
+def _name_lines(numbers: Mapping[StoredSae, int], width_inches: float) -> list[str]:
+    """What the numbers stand for, wrapped to the width of a figure."""
+    if not numbers:
+        return []
+    layers: dict[int, list[str]] = {}
+    for sae, number in numbers.items():
+        layers.setdefault(sae.layer, []).append(f"({number}) {sae.name}")
+    text = "; ".join(f"layer {layer}: {', '.join(names)}" for layer, names in layers.items())
+    n_characters = max(int(width_inches / _CHARACTER_INCHES), 20)
+    return textwrap.wrap(f"SAEs by number: {text}", n_characters, break_on_hyphens=False)
 
 
 def best_of_each_sae(ranked: Sequence[DrawnFeature]) -> dict[StoredSae, DrawnFeature]:
@@ -48,22 +74,26 @@ def layer_map_figure(store: FeatureStore, ranked: Sequence[DrawnFeature]) -> Fig
         store: whose SAEs make the cells.
         ranked: every feature of the results, best first, at least one.
     """
-    columns = saes_by_layer(store.saes)
+    columns, numbers = saes_by_layer(store.saes), told_by_number(store)
     n_rows = max(len(saes) for saes in columns.values())
     best = best_of_each_sae(ranked)
     norm = _score_range(best.values())
     panel_width, panel_height = max(_CELL_WIDTH * len(columns), _LEAST_MAP_WIDTH), _CELL_HEIGHT * n_rows
-    width, height = max(panel_width + 2.0, 8.4), 2 * panel_height + 2.65
+    width = max(panel_width + 2.0, 8.4)
+    names = _name_lines(numbers, width - 0.3)
+    foot = 0.85 + _LINE_INCHES * len(names)
+    height = 2 * panel_height + 1.8 + foot
     figure = Figure(figsize=(width, height))
     for held_out in (False, True):
-        bottom = 0.85 if held_out else 0.85 + panel_height + 0.75
+        bottom = foot if held_out else foot + panel_height + 0.75
         axes = figure.add_axes((0.75 / width, bottom / height, panel_width / width, panel_height / height))
         for column, saes in enumerate(columns.values()):
             for row, sae in enumerate(saes):
                 feature = best.get(sae)
                 scores = (None, None) if feature is None else (feature.score, feature.held_out_score)
-                l0 = None if sae.average_l0 is None else f"l0 {sae.average_l0}"
-                _cell(axes, column, row, scores[held_out], norm, l0)
+                l0 = [] if sae.average_l0 is None else [f"l0 {sae.average_l0}"]
+                number = [f"({numbers[sae]})"] if sae in numbers else []
+                _cell(axes, column, row, scores[held_out], norm, " ".join([*l0, *number]) or None)
         first = next(
             (column, saes.index(ranked[0].sae))
             for column, saes in enumerate(columns.values())
@@ -89,6 +119,9 @@ def layer_map_figure(store: FeatureStore, ranked: Sequence[DrawnFeature]) -> Fig
         f"Framed: rank 1, {ranked[0].key}."
     )
     _head(figure, "The best feature of each SAE, by layer and l0", note, source_line(store))
+    if names:
+        top = 0.33 + _LINE_INCHES * len(names)
+        plain_text(figure, 0.12, top, "\n".join(names), fontsize=7.5, color="#333333", va="top")
     return figure
 
 
@@ -125,16 +158,17 @@ def coactivation_figure(traces: Traces, labels: Sequence[int]) -> Figure:
     with_numbers = n_features <= MOST_WITH_NUMBERS
     cell = max(0.42 if with_numbers else 0.24, _LEAST_PANEL_WIDTH / n_features)
     panel = cell * n_features, cell * (n_features + 1)
-    left_margin, gap = 1.75, 1.15
-    width, height = max(left_margin + 2 * panel[0] + gap + 1.1, 8.4), panel[1] + 2.5
-    figure = Figure(figsize=(width, height))
     keys = [feature.key for feature in traces.features]
+    more = _KEY_CHARACTER_INCHES * max(0, *(len(key) - _KEY_CHARACTERS for key in keys))
+    left_margin, gap, bottom = 1.75 + more, 1.15, 1.4 + more
+    width, height = max(left_margin + 2 * panel[0] + gap + 1.1, 8.4), panel[1] + bottom + 1.1
+    figure = Figure(figsize=(width, height))
     norm = Normalize(0, 1)
     for number, (active, what) in enumerate(
         ((traces.activations[tokens] > 0, "tokens"), (traces.peaks[sentences] > 0, "sentences"))
     ):
         left = left_margin + number * (panel[0] + gap)
-        axes = figure.add_axes((left / width, 1.4 / height, panel[0] / width, panel[1] / height))
+        axes = figure.add_axes((left / width, bottom / height, panel[0] / width, panel[1] / height))
         shares = share_active_with(active)
         shares[np.arange(n_features), np.arange(n_features)] = np.nan
         for (row, column), share in np.ndenumerate(shares):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from s1_compute_all_features.feature_store import key_form
 from s3_feature_activation_graphs.activation_summary import relative_position, source_line
 from s3_feature_activation_graphs.feature_traces import Traces
 from s3_feature_activation_graphs.plotting_utils import feature_label, footer, plain_text
@@ -17,6 +18,9 @@ HEATMAP_VALUE_PERCENTILE = 99
 # Light to dark with rising label, from matplotlib's cividis; markers tell them apart without colour.
 LABEL_COLOURS = {0: "#c9b75f", 1: "#8f8a76", 2: "#4f576c", 3: "#00224e"}
 LABEL_MARKERS = {0: "o", 1: "s", 2: "^", 3: "D"}
+_TITLE_LENGTH = 44
+"""Characters that a panel's title has room for at its usual size."""
+
 HELD_OUT_COLOUR, TRAIN_COLOUR = "#D55E00", "#0072B2"
 
 
@@ -200,7 +204,9 @@ def _panels(traces: Traces, title: str, row_height: float) -> tuple[Figure, list
     for panel in panels[n_panels:]:
         panel.remove()
     for panel, feature in zip(panels, traces.features, strict=False):
-        panel.set_title(feature_label(feature), fontsize=10, loc="left", parse_math=False)
+        label = feature_label(feature)
+        size = min(10.0, 10 * _TITLE_LENGTH / len(label))  # a long name stays within its panel
+        panel.set_title(label, fontsize=size, loc="left", parse_math=False)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#dddddd", linewidth=0.6)
         panel.set_axisbelow(True)
@@ -210,7 +216,8 @@ def _panels(traces: Traces, title: str, row_height: float) -> tuple[Figure, list
 
 def _close(figure: Figure, traces: Traces, legend: tuple, note: str) -> None:
     width, height = figure.get_size_inches()
-    note += "\nAbove each panel: rank, layer:l0:feature, score on train (held-out)."
+    form = key_form(feature.key for feature in traces.features)
+    note += f"\nAbove each panel: rank, {form}, score on train (held-out)."
     plain_text(figure, 0.12, height - 0.4, note, fontsize=9, va="top", color="#333333")
     figure.legend(
         *legend, loc="upper left", bbox_to_anchor=(0.04 / width, 1 - 0.72 / height), ncols=len(legend[1]),

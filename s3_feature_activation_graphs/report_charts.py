@@ -139,7 +139,9 @@ def interval_bar(value: float | None, low: float | None, high: float | None) -> 
 def anchor(key: str) -> str:
     """The HTML id of a feature.
 
-    >>> anchor("12:82:1767"), anchor("3::5")
-    ('feature-12-82-1767', 'feature-3--5')
+    A name may hold what stands for the colons of layer and l0, so before it the colon stays.
+
+    >>> anchor("12:82:1767"), anchor("3::5"), anchor("12-82:1767")
+    ('feature-12-82-1767', 'feature-3--5', 'feature-12-82:1767')
     """
-    return f"feature-{key.replace(':', '-')}"
+    return f"feature-{key.replace(':', '-') if key.count(':') == 2 else key}"

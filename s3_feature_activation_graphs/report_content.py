@@ -116,6 +116,7 @@ def ranked_rows(
             "has_section": anchor(feature.key) in shown,
             "rank": feature.rank,
             "key": feature.key,
+            "needs_name": feature.needs_name,
             "layer": feature.layer,
             "average_l0": feature.average_l0,
             "feature_id": feature.feature_id,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_json
+from s1_compute_all_features.feature_store import key_form
 from s3_feature_activation_graphs.report_emergence import SweepRow
 from s3_feature_activation_graphs.report_verdict import interval, number
 
@@ -86,14 +87,17 @@ def _findings(summary: Mapping[str, Any]) -> list[str]:
 
 def _best_features(content: Mapping[str, Any]) -> list[str]:
     lines = ["", "The best features, chosen on train; AUROC on held-out sentences with 95% intervals:", ""]
-    lines.append(f"  {'layer:l0:feature':<17}{'3 against 0':<19}{'3 against 1':<13}fires on (sentences)")
-    for section in content["features"][:N_BEST]:
+    best = content["features"][:N_BEST]
+    form = key_form(section["key"] for section in best)
+    width = max(len(text) for text in (form, *(section["key"] for section in best))) + 1
+    lines.append(f"  {form:<{width}}{'3 against 0':<19}{'3 against 1':<13}fires on (sentences)")
+    for section in best:
         against_0 = f"{number(section['held_out_auroc'])}{interval(section['low'], section['high'])}"
         words = ", ".join(
             f"{token['token'].strip()} {token['n_sentences']}" for token in section["peak_tokens"][:N_WORDS]
         )
         lines.append(
-            f"  {section['key']:<17}{against_0:<19}{number(section['held_out_auroc_3_vs_1']):<13}{words}"
+            f"  {section['key']:<{width}}{against_0:<19}{number(section['held_out_auroc_3_vs_1']):<13}{words}"
         )
     return lines
 

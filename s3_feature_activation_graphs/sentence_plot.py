@@ -12,6 +12,7 @@ from matplotlib.markers import TICKDOWN
 from PIL import Image
 
 from pipeline_common.files import atomic_path
+from s1_compute_all_features.feature_store import key_form
 from s3_feature_activation_graphs.feature_traces import MAX_PIXELS, DrawnFeature
 from s3_feature_activation_graphs.picture_style import TITLE_SIZE, PictureStyle, SentenceToDraw, text_inches
 from s3_feature_activation_graphs.plotting_utils import (
@@ -78,7 +79,9 @@ class SentencePlotter:
         self._token_labels: list[Any] = []
         self._grid, self._ticks = self._empty_x_axis()
         self._lines = [self._empty_line(index, feature) for index, feature in enumerate(features)]
-        self._legend = self._figure.legend(handles=self._lines, title=LEGEND_TITLE, **LEGEND_STYLE)
+        form = key_form(feature.key for feature in features)
+        title = LEGEND_TITLE.replace("layer:l0:feature", form)
+        self._legend = self._figure.legend(handles=self._lines, title=title, **LEGEND_STYLE)
         self._head = plain_text(self._figure, 0, 0, "", fontsize=TITLE_SIZE, fontweight="bold", va="top")
         self._sentence = plain_text(self._figure, 0, 0, "", fontproperties=style.title_font, va="top")
         self._footer = footer(self._figure, f"{style.source}  |  {SPACE_SIGN} = space")

@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=feature_keys,
         metavar="LAYER:L0:ID,...",
         help="draw these features instead, such as 12:82:1767,5:18:44; the l0 may stay empty (12::1767) "
-        "where the layer has one SAE",
+        "where the layer has one SAE, and SAE_NAME:ID names any SAE of the store",
     )
     add(
         "--labels",
@@ -201,11 +201,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def report(output: Path, document: dict[str, Any]) -> None:
     """Print what was found and where it lies."""
     number = activation_summary.number
-    print(f"{'feature':<18}{'kind':<22}{'fires in':>14}{'median peak at':>16}")
+    width = max(18, *(len(feature["key"]) + 2 for feature in document["features"]))
+    print(f"{'feature':<{width}}{'kind':<22}{'fires in':>14}{'median peak at':>16}")
     for feature in document["features"]:
         fires = f"{feature['n_active_sentences']} of {feature['n_sentences']}"
         peak = number(feature["peak_relative_position"]["median"])
-        print(f"{feature['key']:<18}{feature['kind']:<22}{fires:>14}{peak:>16}")
+        print(f"{feature['key']:<{width}}{feature['kind']:<22}{fires:>14}{peak:>16}")
     n_overviews = len(document["files"]) - document["n_plots"]
     print(
         f"pictures of {document['n_plots']} sentences, {n_overviews} overviews and {SUMMARY_TEXT}: {output}"

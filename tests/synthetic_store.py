@@ -111,12 +111,14 @@ def write_synthetic_store(
     tokens_per_sentence: tuple[int, int] = (4, 8),
     words: np.ndarray = WORDS,
     sink_layers: tuple[int, ...] | None = None,
+    saes: Sequence[StoredSae] | None = None,
 ) -> Path:
     """Write a store in which `planted_feature` of every SAE grows with the label.
 
     Hidden states carry the label along their first axis, more of it in later layers; everything else
     is noise. The last token of every sentence is a full stop. At ``sink_layers`` the tokens of
     `planted_sinks` have states and activations far above all others; None for a store that tells no sinks.
+    ``saes`` stand in place of one for each of ``layers`` and ``l0s``.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(n_sentences) % 4 if labels is None else labels
@@ -128,7 +130,8 @@ def write_synthetic_store(
     text[starts[1:] - 1] = "."
     tokens = token_table(n_tokens, text)
     tokens.token_id[:] = rng.integers(0, 1000, starts[-1])
-    saes = [synthetic_sae(layer, l0, d_sae) for layer in layers for l0 in l0s]
+    if saes is None:
+        saes = [synthetic_sae(layer, l0, d_sae) for layer in layers for l0 in l0s]
     states = {
         layer: rng.normal(size=(starts[-1], d_model)).astype(np.float32) for layer in (EMBEDDINGS, *layers)
     }
@@ -136,7 +139,9 @@ def write_synthetic_store(
         states[layer][:, 0] += depth * 0.5 * labels[sentence_of_token]
     activations = {}
     for sae in saes:
-        dense = rng.exponential(size=(starts[-1], d_sae)) * (rng.random((starts[-1], d_sae)) < density)
+        dense = rng.exponential(size=(starts[-1], sae.d_sae)) * (
+            rng.random((starts[-1], sae.d_sae)) < density
+        )
         mid = starts[:-1] + n_tokens // 2
         dense[mid, planted_feature] += np.maximum(effect * labels + rng.normal(size=n_sentences), 0)
         activations[sae.name] = dense.astype(np.float32)

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline_common.errors import UserError
-from s1_compute_all_features.feature_store import FeatureStore
+from s1_compute_all_features.feature_store import FeatureKey, FeatureStore
 from s2_find_top_features.ranked_features import read_results, write_results
 from s3_feature_activation_graphs.feature_traces import (
-    FeatureKey,
     Traces,
     check_labels,
     choose_sentences,
@@ -21,10 +20,12 @@ from tests.synthetic_store import write_synthetic_store
 def test_a_key_reads_and_writes_as_users_type_it() -> None:
     assert FeatureKey.parse(" 12:82:1767") == FeatureKey(12, 82, 1767)
     assert FeatureKey.parse("12::1767") == FeatureKey(12, None, 1767)
-    assert [repr(FeatureKey.parse(text)) for text in ("12:82:1767", "12::5")] == ["12:82:1767", "12::5"]
+    assert FeatureKey.parse("layer_12.a-b:5") == FeatureKey(None, None, 5, "layer_12.a-b")
+    texts = ["12:82:1767", "12::5", "layer_12_width_65k_l0_72:1767", "12:5"]
+    assert [repr(FeatureKey.parse(text)) for text in texts] == texts
 
 
-@pytest.mark.parametrize("text", ["12:1767", "12:82", "a:8:1", "12:82:1767:3", "", "-1:8:3", "12:8.5:1"])
+@pytest.mark.parametrize("text", ["12", "a b:82", "a:8:1", "12:82:1767:3", "", "-1:8:3", "12:8.5:1"])
 def test_what_is_no_key_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not layer:l0:feature_id"):
         FeatureKey.parse(text)
@@ -68,10 +69,17 @@ def test_an_empty_l0_is_enough_where_the_layer_has_one_sae(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        (FeatureKey(1, None, 3), "layer 1 has several SAEs; choose one of l0 8, 24"),
+        (
+            FeatureKey(1, None, 3),
+            r"layer 1 has several SAEs; choose one of layer_01_l0_8 \(l0 8\), layer_01_l0_24",
+        ),
         (FeatureKey(7, 8, 3), "no SAE of layer 7"),
         (FeatureKey(1, 9, 3), "no SAE with l0 9"),
         (FeatureKey(1, 8, 64), "features 0 to 63, not 64"),
+        (
+            FeatureKey(None, None, 3, "layer_9"),
+            "no SAE is named layer_9; there are layer_00_l0_8, layer_00_l0_24",
+        ),
     ],
 )
 def test_a_feature_that_is_not_in_the_store_is_named(

@@ -14,6 +14,7 @@ from s3_feature_activation_graphs.overview_matrices import (
     saes_by_layer,
     share_active_with,
 )
+from tests.shared_l0 import write_shared_store
 from tests.synthetic_store import write_synthetic_store
 
 
@@ -71,6 +72,29 @@ def test_the_map_bears_135_saes_and_one_without_an_l0(tmp_path: Path) -> None:
     figure = layer_map_figure(store, [DrawnFeature(store.saes[0], 1, 1, 0.5, None, True)])
     assert texts_of(figure) == ["0.50"]
     assert nothing_is_cut(figure)
+
+
+def test_saes_of_equal_layer_and_l0_are_numbered_and_named(tmp_path: Path) -> None:
+    store = FeatureStore(write_shared_store(tmp_path / "store", n_sentences=8))
+    ranked = [DrawnFeature(sae, 3, rank, 0.9 - rank / 10, None) for rank, sae in enumerate(store.saes, 1)]
+    figure = layer_map_figure(store, ranked)
+    assert nothing_is_cut(figure)
+    train = ["l0 8\n0.80", "l0 72 (1)\n0.70", "l0 72 (2)\n0.60", "(1)\n0.50", "(2)\n0.40"]
+    assert texts_of(figure)[:5] == train
+    (told,) = (text.get_text() for text in figure.texts if "SAEs by number" in text.get_text())
+    assert told.replace("\n", " ") == (
+        "SAEs by number: layer 0: (1) layer_0_width_32_l0_72, (2) layer_0_width_64_l0_72; "
+        "layer 1: (1) layer_1-a, (2) layer_1-b"
+    )
+
+
+def test_long_names_find_room_beside_the_other_matrix(tmp_path: Path) -> None:
+    store = FeatureStore(write_shared_store(tmp_path / "store", n_sentences=8))
+    features = [DrawnFeature(sae, 3, needs_name=store.needs_name(sae)) for sae in store.saes]
+    traces = Traces(store, features, np.ones((int(store.starts[-1]), len(features)), np.float32))
+    figure = coactivation_figure(traces, [0, 1, 2, 3])
+    assert nothing_is_cut(figure)
+    assert "layer_0_width_64_l0_72:3" in [text.get_text() for text in figure.axes[0].get_xticklabels()]
 
 
 def test_shares_agree_with_a_loop_and_a_silent_feature_has_none() -> None:

@@ -142,7 +142,7 @@ def test_a_mistake_is_told_in_one_line(
         (["--top-n", "31"], "at most 30 lines can be told apart"),
         (["--top-n", "0"], "0 is not at least 1"),
         (["--top-n", "4", "--features", "0:8:1"], "not allowed with argument"),
-        (["--features", "0:8"], "is not layer:l0:feature_id"),
+        (["--features", "0:8:"], "is not layer:l0:feature_id"),
         (["--features", ",".join(f"0:8:{i}" for i in range(31))], "31 features; at most 30"),
         (["--figsize", "0", "5"], "0 is not between 1 and 100"),
         (["--figsize", "nan", "5"], "nan is not between 1 and 100"),
