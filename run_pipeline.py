@@ -139,8 +139,8 @@ def dataset_stage(paths: Paths) -> Stage:
     store = FeatureStore(paths.store)
     best = read_results(paths.results).features[0]
     sae = next(sae for sae in store.saes if sae.name == best.sae_name)
-    l0 = [] if best.average_l0 is None else ["--target-l0", str(best.average_l0)]
-    target = ["--target-layer", str(best.layer), "--target-feature", str(best.feature_id), *l0]
+    of_sae = ["--target-sae", sae.name]
+    target = [*of_sae, "--target-feature", str(best.feature_id)]
     # The layer that the SAE reads would only recover its encoder; the one before asks something new.
     input_layer = max(sae.sink_layer - 1, 0)
     last_layer = min(QUICK_START_LAYERS, len(store.layers)) - 1
@@ -149,7 +149,7 @@ def dataset_stage(paths: Paths) -> Stage:
         ["--strategy", "hidden-to-feature", *target, "--input-layer", str(input_layer)],
         ["--strategy", "hidden-to-concept", "--layers", f"0-{last_layer}"],
         # The whole SAE: s2's list was chosen by the labels of all folds, and s5 chooses in each anew.
-        ["--strategy", "sae-to-concept", "--layer", str(best.layer), *l0],
+        ["--strategy", "sae-to-concept", *of_sae],
     )
     commands = []
     for strategy, dataset in zip(strategies, paths.datasets, strict=True):

@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 STRATEGIES = ("embedding-to-feature", "hidden-to-feature", "hidden-to-concept", "sae-to-concept")
 FLAGS_OF = {
-    "embedding-to-feature": ("target_layer", "target_l0", "target_feature", "unit"),
-    "hidden-to-feature": ("target_layer", "target_l0", "target_feature", "unit", "input_layer"),
+    "embedding-to-feature": ("target_layer", "target_l0", "target_sae", "target_feature", "unit"),
+    "hidden-to-feature": ("target_layer", "target_l0", "target_sae", "target_feature", "unit", "input_layer"),
     "hidden-to-concept": ("layer", "layers"),
-    "sae-to-concept": ("layer", "layers", "target_l0", "features", "top_k"),
+    "sae-to-concept": ("layer", "layers", "target_l0", "target_sae", "features", "top_k"),
 }
 """The flags that belong to some strategies only."""
 
@@ -81,6 +81,13 @@ def _add_target(group: argparse._ArgumentGroup) -> None:
         type=count,
         metavar="L0",
         help="which SAE of a layer, where it has several; also of the layers of sae-to-concept",
+    )
+    group.add_argument(
+        "--target-sae",
+        type=sae_names,
+        metavar="NAME",
+        help="the target's SAE by its name in the store, instead of --target-layer and --target-l0; "
+        "sae-to-concept: all features of this SAE, or of several as NAME,NAME, instead of layers",
     )
     group.add_argument("--target-feature", type=count, metavar="ID", help="the feature to predict")
     group.add_argument(
@@ -137,7 +144,7 @@ def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
             parser.error(f"{_flag(name)} does not belong to --strategy {strategy}")
     needed: dict[str, tuple[str, ...]] = {
         "hidden-to-concept": ("layer", "layers"),
-        "sae-to-concept": ("features", "layer", "layers"),
+        "sae-to-concept": ("features", "layer", "layers", "target_sae"),
     }
     if strategy in needed:
         if all(getattr(arguments, name) is None for name in needed[strategy]):
@@ -146,12 +153,40 @@ def check_flags(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
             parser.error("--top-k takes the best of --features, which is not given")
         if arguments.target_l0 is not None and arguments.features is not None:
             parser.error("--target-l0 picks the SAE of a layer; the rows of --features name theirs")
+        _refuse_beside_sae(parser, arguments, ("features", "layer", "layers", "target_l0"))
         return
-    for name in ("target_layer", "target_feature"):
-        if getattr(arguments, name) is None:
-            parser.error(f"--strategy {strategy} needs {_flag(name)}")
+    _refuse_beside_sae(parser, arguments, ("target_layer", "target_l0"))
+    if len(arguments.target_sae or ()) > 1:
+        parser.error("--target-sae names several SAEs; a target is a feature of one")
+    if arguments.target_layer is None and arguments.target_sae is None:
+        parser.error(f"--strategy {strategy} needs --target-layer or --target-sae")
+    if arguments.target_feature is None:
+        parser.error(f"--strategy {strategy} needs --target-feature")
     if arguments.unit != "sentence" and arguments.pooling is not None:
         parser.error("--pooling has nothing to pool where a row is a token; add --unit sentence")
+
+
+def _refuse_beside_sae(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, names: Sequence[str]
+) -> None:
+    """End with exit code 2 where --target-sae stands beside what would name an SAE otherwise."""
+    for name in names:
+        if arguments.target_sae is not None and getattr(arguments, name) is not None:
+            parser.error(f"--target-sae names the SAE, so {_flag(name)} cannot stand beside it; drop one")
+
+
+def sae_names(text: str) -> list[str]:
+    """Argparse type of ``--target-sae``: one name or several, each once.
+
+    Raises:
+        argparse.ArgumentTypeError: a name is empty, or named twice.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name, nor names with commas between them")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} names an SAE twice")
+    return names
 
 
 def _flag(name: str) -> str:
@@ -193,15 +228,19 @@ def _dataset(store: "FeatureStore", arguments: argparse.Namespace) -> "Classifie
         pooling = arguments.pooling or ACTIVATION_POOLING
         if arguments.features is not None:
             return ranked_to_concept(store, arguments.features, arguments.top_k, pooling, arguments.normalize)
-        saes = [store.find_sae(layer, arguments.target_l0) for layer in layers]
+        if arguments.target_sae is not None:
+            saes = [store.find_sae(name=name) for name in arguments.target_sae]
+        else:
+            saes = [store.find_sae(layer, arguments.target_l0) for layer in layers]
         return saes_to_concept(store, saes, pooling, arguments.normalize)
     pooling = arguments.pooling or INPUT_POOLING
     if arguments.strategy == "hidden-to-concept":
         return hidden_to_concept(store, layers, pooling, arguments.normalize)
-    sae = store.find_sae(arguments.target_layer, arguments.target_l0)
+    name = arguments.target_sae[0] if arguments.target_sae else None
+    sae = store.find_sae(arguments.target_layer, arguments.target_l0, name)
     input_layer = None
     if arguments.strategy == "hidden-to-feature":
-        input_layer = arguments.target_layer if arguments.input_layer is None else arguments.input_layer
+        input_layer = sae.layer if arguments.input_layer is None else arguments.input_layer
     return states_to_feature(
         store,
         input_layer,

@@ -37,7 +37,7 @@ KNOWN_FLAGS = {
     "s3_feature_activation_graphs.build_report": "--s2-results --s1-data --output --top-n --max-sentences "
     "--layer-sweep --index --seed --overwrite",
     "s4_classifier_data_prep.generate_datasets": "--strategy --input --output --target-layer --target-l0 "
-    "--target-feature --input-layer --layer --layers --normalize",
+    "--target-sae --target-feature --input-layer --layer --layers --normalize",
     "s5_classifier_training.framework.train": "EXPERIMENT",
     "s5_classifier_training.framework.checkpoint": "EXPERIMENT --name --message --verify",
     "s5_classifier_training.framework.compare": "EXPERIMENT --all --detailed --versions",

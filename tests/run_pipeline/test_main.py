@@ -45,12 +45,12 @@ def test_the_commands_name_the_files_of_the_stage_before(stages, command):
         "--s1-data ../s1_compute_all_features/caring_tiny_features --output plots_caring_tiny --top-n 10",
     }
     d1, d2, d3, d4 = (" ".join(arguments) for _, _, *arguments in stages.commands[5:9])
-    target = "--target-layer 1 --target-feature 3 --target-l0 24"  # the best feature of s2
+    target = "--target-sae layer_01_l0_24 --target-feature 3"  # the best feature of s2
     files = "--input ../s1_compute_all_features/caring_tiny_features --output generated_datasets/caring_tiny_"
     assert d1 == f"--strategy embedding-to-feature {target} {files}d1_embedding_to_feature.npz"
     assert d2 == f"--strategy hidden-to-feature {target} --input-layer 0 {files}d2_hidden_to_feature.npz"
     assert d3 == f"--strategy hidden-to-concept --layers 0-1 {files}d3_hidden_to_concept.npz"
-    assert d4 == f"--strategy sae-to-concept --layer 1 --target-l0 24 {files}d4_sae_to_concept.npz"
+    assert d4 == f"--strategy sae-to-concept --target-sae layer_01_l0_24 {files}d4_sae_to_concept.npz"
     assert [" ".join(arguments) for _, _, *arguments in stages.commands[9:]] == [
         *[" ".join(f"runs/caring_tiny/{name}" for name in rp.EXPERIMENTS)] * 2,
         "--input ../s1_compute_all_features/caring_tiny_features --output runs/caring_tiny/layer_sweep",

@@ -136,7 +136,7 @@ def test_labels_0_and_3_alone(tmp_path):
         ),
         (
             ["--strategy", "hidden-to-feature", "--target-layer", "1", "--target-feature", "0"],
-            "layer 1 has several SAEs; choose one of l0 8, 24",
+            "choose one of layer_01_l0_8 (l0 8), layer_01_l0_24 (l0 24) by --target-sae NAME",
         ),
         (["--strategy", "hidden-to-feature", *FEATURE[:-1], "64"], "has the features 0 to 63, not 64"),
     ],

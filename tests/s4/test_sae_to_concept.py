@@ -106,7 +106,10 @@ def test_sparse_inputs_that_do_not_fit_together(make, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--layer", "1"], "layer 1 has several SAEs; choose one of l0 8, 24"),
+        (
+            ["--layer", "1"],
+            "choose one of layer_01_l0_8 (l0 8), layer_01_l0_24 (l0 24) by --target-sae NAME",
+        ),
         (["--layer", "7"], "no SAE of layer 7"),
         (["--layer", "1", "--target-l0", "9"], "layer 1 has no SAE with l0 9; there are l0 8, 24"),
     ],
