@@ -292,17 +292,27 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez(handle, allow_pickle=False, **in_order)
 
 
-def read_npz(path: Path, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
+def read_npz(
+    path: Path, names: Sequence[str], what: str, optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """The named arrays of an NPZ file, of any shape and dtype but objects: never unpickled.
 
     What an array takes in memory is bounded by its bytes in the file: a shape that they do not fill is
     refused before anything is reserved for it, and so is a compressed array, which could unpack to any size.
+
+    Args:
+        path: the file.
+        names: of the arrays.
+        what: the file is, for messages.
+        optional: further arrays, which the file may lack; the result then lacks them too.
 
     Raises:
         UserError: the file is missing, truncated, altered, compressed, or lacks one of the arrays.
     """
     try:
         with zipfile.ZipFile(path) as members:
+            there = [name for name in optional if f"{name}.npy" in members.namelist()]
+            names = [*names, *there]
             for name in names:
                 if f"{name}.npy" not in members.namelist():
                     raise UserError(f"{path}: array {name!r} is missing; expected a {what}")

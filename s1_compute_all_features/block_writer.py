@@ -9,6 +9,7 @@ from pipeline_common.files import read_json, sha256_of_file, write_json, write_n
 from s1_compute_all_features.pooling import POOLINGS, SparseActivations, pool_dense
 from s1_compute_all_features.store_layout import (
     CHECKSUMS,
+    DECODER_NORMS,
     HALVED,
     SINKS,
     TOKEN_ARRAYS,
@@ -116,7 +117,11 @@ class BlockWriter:
         write_npz(self.folder / hidden_file_name(layer), {**arrays, **_sink_array(sinks)})
 
     def write_activations(
-        self, name: str, activations: SparseActivations, sinks: np.ndarray | None = None
+        self,
+        name: str,
+        activations: SparseActivations,
+        sinks: np.ndarray | None = None,
+        decoder_norms: np.ndarray | None = None,
     ) -> None:
         """Write an SAE's activations of the block's tokens, those of sinks too.
 
@@ -124,7 +129,10 @@ class BlockWriter:
             name: of the SAE.
             activations: [n_tokens, d_sae].
             sinks: bool [n_tokens], of the layer that it reads; None for a file that does not tell.
+            decoder_norms: float32 [d_sae], in a store's first block; None elsewhere, and where the SAE has
+                none that its activations could be scaled by.
         """
+        norms = {} if decoder_norms is None else {DECODER_NORMS: decoder_norms.astype(np.float32)}
         write_npz(
             self.folder / sae_file_name(name),
             {
@@ -133,6 +141,7 @@ class BlockWriter:
                 "indptr": activations.indptr,
                 "shape": np.array(activations.shape, dtype=np.int64),
                 **_sink_array(sinks),
+                **norms,
             },
         )
 

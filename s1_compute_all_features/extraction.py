@@ -26,13 +26,17 @@ from s1_compute_all_features.language_model import LanguageModel, TokenisedSente
 from s1_compute_all_features.models.block_sites import width_at
 from s1_compute_all_features.pooling import concatenate_rows
 from s1_compute_all_features.process_group import shared
-from s1_compute_all_features.sae_encoder import SaeEncoder, ThresholdEncoder, load_encoder
+from s1_compute_all_features.sae_encoder import SaeEncoder, SaeLensEncoder, ThresholdEncoder, load_encoder
 from s1_compute_all_features.sae_weights import LocatedSae, load_with_sae_lens, read_decoder
+from s1_compute_all_features.saes.decoder_norms import decoder_norms_of
 from s1_compute_all_features.saes.sites import Site
 from s1_compute_all_features.work_plan import BlockKey, Extraction, Measurements, plan_units, share_of
 
 if TYPE_CHECKING:
     import torch
+
+LoadedSae = tuple[SaeEncoder, np.ndarray | None]
+"""An encoder, and the norms of its decoder where they are to be written."""
 
 RECONSTRUCTION_TOKENS = 2048
 _WRITES_IN_FLIGHT = 4
@@ -120,7 +124,7 @@ class _Background:
         if kind is None:
             self.finish_writes()
 
-    def read(self, load: Callable[[], SaeEncoder]) -> Future[SaeEncoder]:
+    def read(self, load: Callable[[], LoadedSae]) -> Future[LoadedSae]:
         """Start loading an SAE."""
         return self._reader.submit(load)
 
@@ -215,23 +219,36 @@ def _encode_saes(
 ) -> None:
     """Every SAE over the blocks that lack it, the next one being read meanwhile."""
 
-    def load(located: LocatedSae) -> Callable[[], SaeEncoder]:
-        return lambda: load_encoder(located, run.configurations, run.device, run.screening, run.sae_dtype)
+    def load(located: LocatedSae, keys: Sequence[BlockKey]) -> Callable[[], LoadedSae]:
+        def read() -> LoadedSae:
+            encoder = load_encoder(located, run.configurations, run.device, run.screening, run.sae_dtype)
+            is_first = any(block == 0 for _, block in keys)
+            return encoder, _decoder_norms(located, encoder) if is_first else None
 
-    coming = background.read(load(todo[0][0])) if todo else None
+        return read
+
+    coming = background.read(load(*todo[0])) if todo else None
     for index, (located, keys) in enumerate(todo):
         watch = Stopwatch()
         assert coming is not None
-        encoder = coming.result()
+        encoder, norms = coming.result()
         measured.seconds["wait for SAE"] += watch.seconds
-        coming = background.read(load(todo[index + 1][0])) if index + 1 < len(todo) else None
+        coming = background.read(load(*todo[index + 1])) if index + 1 < len(todo) else None
         for key in keys:
-            _encode_block(run, key, located, encoder, states[key], measured, background)
+            of_block = norms if key[1] == 0 else None
+            _encode_block(run, key, located, encoder, of_block, states[key], measured, background)
             on_progress(run.tasks[key[0]].n_tokens(key[1]))
         wanted = run.check_reconstruction and not located.spec.is_transcoder
         if wanted and located.entry.name not in measured.explained:
             inputs = _judged_inputs(states[keys[0]], located.entry.site)
             measured.explained[located.entry.name] = _squares(run, located, encoder, inputs)
+
+
+def _decoder_norms(located: LocatedSae, encoder: SaeEncoder) -> np.ndarray | None:
+    """What takes the SAE's activations to Neuronpedia's scale, float32 [d_sae]; None where nothing does."""
+    if isinstance(encoder, SaeLensEncoder):
+        return encoder.decoder_norms
+    return decoder_norms_of(located, encoder.d_sae) if isinstance(encoder, ThresholdEncoder) else None
 
 
 def _judged_inputs(block: BlockStates, site: Site) -> "torch.Tensor":
@@ -252,6 +269,7 @@ def _encode_block(
     key: BlockKey,
     located: LocatedSae,
     encoder: SaeEncoder,
+    decoder_norms: np.ndarray | None,
     block: BlockStates,
     measured: Measurements,
     background: _Background,
@@ -280,7 +298,7 @@ def _encode_block(
     writer, name = writer_of(run, key), located.entry.name
 
     def write(activations: SparseActivations = activations) -> None:
-        writer.write_activations(name, activations, sinks)
+        writer.write_activations(name, activations, sinks, decoder_norms)
 
     background.write(write)
 

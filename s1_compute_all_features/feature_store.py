@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_npz, sha256_of_file
+from s1_compute_all_features.activation_scale import NEURONPEDIA_SCALE, read_decoder_norms, scale_of
 from s1_compute_all_features.attention_sinks import SINKS_SHAPE
 from s1_compute_all_features.block_writer import BlockWriter
 from s1_compute_all_features.feature_keys import FeatureKey, feature_key, find_sae, key_form, needs_name
@@ -29,6 +30,7 @@ from s1_compute_all_features.pooling import (
     pool_sparse,
 )
 from s1_compute_all_features.sentence_table import read_sentence_table
+from s1_compute_all_features.several_stores import distinct_names
 from s1_compute_all_features.store_checks import (
     check_activations,
     check_sinks,
@@ -64,6 +66,7 @@ __all__ = [
     "HIDDEN_STATES",
     "MANIFEST",
     "NEURONPEDIA_ID",
+    "NEURONPEDIA_SCALE",
     "POOLINGS",
     "SENTENCES",
     "SENTENCE_COLUMNS",
@@ -285,6 +288,22 @@ class FeatureStore:
         blocks = range(len(self._blocks))
         return np.concatenate([self._heard(block, sae).columns(wanted) for block in blocks])
 
+    def decoder_norms(self, sae: StoredSae) -> np.ndarray | None:
+        """Norms of an SAE's decoder rows: float32 [d_sae].
+
+        Returns:
+            None where they are not known, as in stores of format 1 and 2, and for an SAE whose rows cannot be
+            scaled to norm 1 without changing which features are active.
+        """
+        return read_decoder_norms(self.path, sae.name, sae.d_sae)
+
+    def neuronpedia_scale(self, sae: StoredSae) -> np.ndarray | None:
+        """What takes activations of an SAE to Neuronpedia's scale: float32 [d_sae], all 1 where it is theirs.
+
+        None where it is not known; activations are then shown as they are stored.
+        """
+        return scale_of(self.decoder_norms(sae))
+
     def hidden_states(self, layer: int | str) -> np.ndarray:
         """Residual stream after a layer's block, or `EMBEDDINGS`, sinks too: float32 [n_tokens, d_model].
 
@@ -370,21 +389,6 @@ class FeatureStore:
 
     def _read(self, block: int, name: str, arrays: Sequence[str]) -> dict[str, np.ndarray]:
         return read_npz(block_folder(self.path, block) / name, arrays, "feature store file")
-
-
-def distinct_names(stores: Sequence[FeatureStore]) -> list[str]:
-    """What to call stores beside one another: their traits, or their folders' names where two share a trait.
-
-    Raises:
-        UserError: two cannot be told apart by either.
-    """
-    names = [store.trait for store in stores]
-    if len(set(names)) < len(names):
-        names = [store.path.resolve().name for store in stores]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"two of the stores are called {twice}; name each store once, or rename a folder")
-    return names
 
 
 def _listed(values: Sequence[object]) -> str:

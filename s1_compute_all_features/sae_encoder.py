@@ -19,6 +19,7 @@ from s1_compute_all_features.sae_weights import (
     load_with_sae_lens,
     read_threshold_weights,
 )
+from s1_compute_all_features.saes.decoder_norms import norms_of_loaded
 
 if TYPE_CHECKING:
     import torch
@@ -216,9 +217,9 @@ class ThresholdEncoder(SaeEncoder):
 class SaeLensEncoder(SaeEncoder):
     """Any other architecture, by sae-lens's own ``SAE.encode``."""
 
-    def __init__(self, sae: Any) -> None:
-        """Take a loaded sae-lens SAE."""
-        self.sae = sae
+    def __init__(self, sae: Any, decoder_norms: np.ndarray | None = None) -> None:
+        """Take a loaded sae-lens SAE, and the norms of its decoder rows, float32 [F]."""
+        self.sae, self.decoder_norms = sae, decoder_norms
         self.d_model, self.d_sae = sae.cfg.d_in, sae.cfg.d_sae
 
     def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
@@ -256,11 +257,15 @@ def load_encoder(
         UserError: damaged weights or NaN among them, or an SAE that was trained on something else than the
             configuration says.
     """
+    import torch
+
     weights = read_threshold_weights(located)
     if weights is None:
-        sae = load_with_sae_lens(located, configurations, device, dtype)
+        sae = load_with_sae_lens(located, configurations, device)
+        norms = norms_of_loaded(located, sae)
+        sae = sae.to(dtype=getattr(torch, dtype))
         _refuse_nan(located, any(bool(tensor.isnan().any()) for tensor in sae.state_dict().values()))
-        return SaeLensEncoder(sae)
+        return SaeLensEncoder(sae, norms)
     encoder = ThresholdEncoder(weights, device, screening, dtype)
     # A norm is finite only where every weight of its row is.
     finite = encoder.row_norms.isfinite().all() and encoder.b_enc.isfinite().all()

@@ -77,6 +77,20 @@ def check_states(path: Path, states: np.ndarray, shape: tuple[int, int]) -> None
         _refuse(path, f"{states.dtype} of shape {states.shape}, the manifest says numbers of shape {shape}")
 
 
+def check_decoder_norms(path: Path, norms: np.ndarray, d_sae: int) -> None:
+    """Norms of an SAE's decoder rows: finite floating-point numbers above 0, [d_sae].
+
+    A norm of 0 would silence a feature; the writer has none below 1e-8.
+
+    Raises:
+        UserError: they are not.
+    """
+    if norms.dtype.kind != "f" or norms.shape != (d_sae,):
+        _refuse(path, f"'decoder_norms' holds {norms.dtype} of shape {norms.shape}, not {d_sae} numbers")
+    if not (np.isfinite(norms).all() and (norms > 0).all()):
+        _refuse(path, "'decoder_norms' holds a norm that is not finite or not above 0")
+
+
 def check_sinks(path: Path, places: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Which tokens of a block are sinks: bool [n_tokens].
 

@@ -26,13 +26,15 @@ HALVED = "out_of_memory.json"
 SENTENCE_COLUMNS = ("sentence_index", "sentence", "concept_strength_label", "split", "group", "n_tokens")
 SINKS = "sinks"
 """Array of a layer's or SAE's file: places of the block's attention sinks among its tokens, ascending."""
+DECODER_NORMS = "decoder_norms"
+"""Array of an SAE's file in the first block: what takes its activations to Neuronpedia's scale."""
 TOKEN_ARRAYS = ("token_id", "sentence_index", "position", "is_final", "text")
 
 NEURONPEDIA_ID = r"|[^/\s]+/\S+"
 """``model/source``, or empty."""
 FORMAT = JsonFormat(
     "feature_store",
-    2,
+    3,
     "feature store",
     {
         "complete": bool,
@@ -59,7 +61,7 @@ FORMAT = JsonFormat(
         "blocks": [{"n_sentences": POSITIVE, "n_tokens": POSITIVE}],
     },
     "make the store again with extract_sae_features.py",
-    older_versions=(1,),  # those have no sinks: every token counts
+    older_versions=(1, 2),  # 1 has no sinks: every token counts; neither has the decoders' norms
 )
 """What a reader relies on; the names become parts of file names."""
 

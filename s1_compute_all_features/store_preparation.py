@@ -285,6 +285,7 @@ def _name_and_sink_layer(entry: dict[str, Any]) -> tuple[str, int]:
 def bytes_to_write(store: PreparedStore) -> int:
     """About how many bytes the missing files will have: float16 states and 6 bytes per active latent."""
     l0 = {sae_file_name(sae["name"]): sae["average_l0"] or 100 for sae in store.manifest["saes"]}
+    width = {sae_file_name(sae["name"]): sae["d_sae"] for sae in store.manifest["saes"]}
     state_bytes = 2 * store.manifest["model"]["d_model"]
     total = 0
     for number, block in enumerate(store.manifest["blocks"]):
@@ -292,7 +293,7 @@ def bytes_to_write(store: PreparedStore) -> int:
         vectors = 4 * sentences if store.manifest["hidden_states"] == "pooled" else tokens
         for name in BlockWriter(store.task.folder, number).missing(store.task.file_names):
             if name in l0:
-                total += round(tokens * l0[name] * 6)
+                total += round(tokens * l0[name] * 6) + (4 * width[name] if number == 0 else 0)
             else:
                 total += tokens * TOKEN_BYTES if name == "tokens.npz" else vectors * state_bytes
     return total

@@ -195,7 +195,7 @@ def test_a_store_of_format_1_reads_as_before(folder, tmp_path):
             assert "sinks" not in archive.files
     manifest = json.loads((old / "manifest.json").read_text())
     assert "sinks" not in manifest
-    assert manifest["format_version"] == 2
+    assert manifest["format_version"] == 3
     (old / "manifest.json").write_text(json.dumps(sealed({**manifest, "format_version": 1})))
     store, asked = FeatureStore(old), FeatureStore(old, keep_sinks=True)
     assert not store.tells_sinks
@@ -214,10 +214,10 @@ def test_a_store_of_format_1_reads_as_before(folder, tmp_path):
             assert (
                 asked.pooled_activations(sae, pooling).data == store.pooled_activations(sae, pooling).data
             ).all()
-    for version in (0, 3):
+    for version in (0, 4):
         (old / "manifest.json").write_text(json.dumps(sealed({**manifest, "format_version": version})))
         with pytest.raises(
-            UserError, match=rf"feature store format {version}, this program reads format 1 or 2"
+            UserError, match=rf"feature store format {version}, this program reads format 1 or 2 or 3"
         ):
             FeatureStore(old)
 
