@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from s1_compute_all_features.feature_store import FeatureStore
+from s1_compute_all_features.feature_store import NEURONPEDIA_SCALE, FeatureStore
 from s2_find_top_features.ranked_features import RankedFeature
 
 
@@ -23,14 +23,19 @@ def collect_examples(
         Per feature its identity and, under ``examples``, label to a list of sentences by descending
         maximum activation (ties: file order): sentence_index, split, sentence, max_activation, position
         of the peak, and ``marked``: the tokens in order with the peak in ``>>`` and ``<<``. A token that the
-        store leaves out as an attention sink reads as 0 and never is the peak.
+        store leaves out as an attention sink reads as 0 and never is the peak. Where the norms of the SAE's
+        decoder rows are not 1, activations are in Neuronpedia's scale, which ``activation_scale`` and
+        ``decoder_norm`` say.
     """
     saes = {sae.name: sae for sae in store.saes}
     collected: dict[int, dict[str, Any]] = {}
     for name in dict.fromkeys(feature.sae_name for feature in features):
         of_sae = [feature for feature in features if feature.sae_name == name]
         columns = store.feature_activations(saes[name], [feature.feature_id for feature in of_sae])
+        scale = store.neuronpedia_scale(saes[name])
         for feature, activations in zip(of_sae, columns.T, strict=True):
+            norm = 1.0 if scale is None else float(scale[feature.feature_id])
+            said = {"activation_scale": NEURONPEDIA_SCALE, "decoder_norm": norm}
             collected[feature.rank] = {
                 "rank": feature.rank,
                 "key": feature.key,
@@ -39,7 +44,8 @@ def collect_examples(
                 "average_l0": feature.average_l0,
                 "feature_id": feature.feature_id,
                 "neuronpedia_url": feature.neuronpedia_url,
-                "examples": _examples_by_label(store, activations, per_label),
+                **({} if scale is None or (scale == 1).all() else said),
+                "examples": _examples_by_label(store, activations * np.float32(norm), per_label),
             }
     return [collected[feature.rank] for feature in features]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipeline_common.provenance import library_versions
-from s1_compute_all_features.feature_store import FeatureStore
-from s3_feature_activation_graphs.feature_traces import Traces
+from s1_compute_all_features.feature_store import NEURONPEDIA_SCALE, FeatureStore
+from s3_feature_activation_graphs.feature_traces import Traces, scale_words
 
 FORMAT = "activation_summary"
 FORMAT_VERSION = 2
@@ -147,8 +147,10 @@ def _describe(
     share = peaks.share[active, column]
     by_kind = Counter(map(kind_of_peak, relative_peak.tolist(), share.tolist()))
     carriers = Counter(store.tokens.text[store.starts[active] + peak].tolist())
+    scaled = bool(scale_words(traces.features))
     return {
         "key": feature.key,
+        **({"decoder_norm": feature.decoder_norm} if scaled else {}),
         "rank": feature.rank,
         "sae_name": feature.sae.name,
         "layer": feature.sae.layer,
@@ -215,6 +217,7 @@ def summary_document(
     """
     store = traces.store
     features = summarise(traces, labels)
+    scale = scale_words(traces.features)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -224,6 +227,7 @@ def summary_document(
             "model": store.model_name,
         },
         "settings": {"labels": list(labels), **settings},
+        **({"activation_scale": scale} if scale else {}),
         "library_versions": library_versions(LIBRARIES),
         "kind_rule": KIND_RULE,
         "n_sentences": int(np.isin(store.labels, labels).sum()),
@@ -245,6 +249,7 @@ def as_text(document: dict[str, Any]) -> str:
         f"{document['n_plots']} of them drawn",
         "Positions count tokens from 0; relative positions run from 0 (start) to 1 (end of the sentence).",
         "Positions are over the sentences in which the feature fires; peak values over all of them.",
+        *_scale_lines(document),
         f"Kinds. {document['kind_rule']}.",
         "",
         f"{len(document['features'])} features: {_counts(document['features_by_kind'])}",
@@ -252,6 +257,15 @@ def as_text(document: dict[str, Any]) -> str:
     for feature in document["features"]:
         lines += ["", *_feature_lines(feature)]
     return "\n".join(lines) + "\n"
+
+
+def _scale_lines(document: dict[str, Any]) -> list[str]:
+    """What the text says of activations that are not those of the store."""
+    if "activation_scale" not in document:
+        return []
+    as_stored = [f["key"] for f in document["features"] if f.get("decoder_norm", 1) is None]
+    line = f"Activations are {NEURONPEDIA_SCALE}: the store's, times the norm of the feature's decoder row."
+    return [line, *([f"As stored, the norm not being known: {', '.join(as_stored)}."] if as_stored else [])]
 
 
 def _feature_lines(feature: dict[str, Any]) -> list[str]:

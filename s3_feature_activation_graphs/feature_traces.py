@@ -1,13 +1,20 @@
 """The features to draw, their activation on every token, and which sentences to draw."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from pipeline_common.errors import UserError
-from s1_compute_all_features.feature_store import FeatureKey, FeatureStore, StoredSae, feature_key, pool_dense
+from s1_compute_all_features.feature_store import (
+    NEURONPEDIA_SCALE,
+    FeatureKey,
+    FeatureStore,
+    StoredSae,
+    feature_key,
+    pool_dense,
+)
 from s2_find_top_features.ranked_features import RankedResults
 
 SORT_ORDERS = ("activation", "index")
@@ -31,6 +38,9 @@ class DrawnFeature:
         held_out_score: the same on the held-out split.
         passes_filters: on train; None for a feature that is not ranked.
         needs_name: its key names the SAE, because layer and l0 take no single SAE of the store.
+        decoder_norm: what its stored activations were multiplied by for the plots; 1 where all norms of the
+            SAE are near 1, None where they are not known.
+        as_stored: its norm is not known while others drawn beside it are in Neuronpedia's scale.
     """
 
     sae: StoredSae
@@ -40,6 +50,8 @@ class DrawnFeature:
     held_out_score: float | None = None
     passes_filters: bool | None = None
     needs_name: bool = False
+    decoder_norm: float | None = None
+    as_stored: bool = False
 
     @property
     def key(self) -> str:
@@ -55,7 +67,8 @@ class Traces:
     Attributes:
         store: the feature store.
         features: in the order of the legend, best first.
-        activations: float32 [n_tokens, n_features], never negative; 0 on attention sinks that are left out.
+        activations: float32 [n_tokens, n_features], never negative; 0 on attention sinks that are left out;
+            in Neuronpedia's scale where the features' `decoder_norm` is known.
     """
 
     store: FeatureStore
@@ -134,8 +147,34 @@ def load_traces(
     for sae in dict.fromkeys(feature.sae for feature in features):
         columns = [column for column, feature in enumerate(features) if feature.sae == sae]
         feature_ids = [features[column].feature_id for column in columns]
-        activations[:, columns] = store.feature_activations(sae, feature_ids)
+        values, scale = store.feature_activations(sae, feature_ids), store.neuronpedia_scale(sae)
+        activations[:, columns] = values if scale is None else values * scale[feature_ids]
+        for column in columns:
+            norm = None if scale is None else float(scale[features[column].feature_id])
+            features[column] = replace(features[column], decoder_norm=norm)
+    if any(map(is_rescaled, features)):
+        features = [replace(feature, as_stored=feature.decoder_norm is None) for feature in features]
     return Traces(store, features, activations)
+
+
+def is_rescaled(feature: DrawnFeature) -> bool:
+    """Whether its activations are others than those of the store."""
+    return feature.decoder_norm not in (None, 1.0)
+
+
+def scale_words(features: Sequence[DrawnFeature]) -> str:
+    """The scale of some features' activations, for a caption; empty where they are those of the store."""
+    if not any(map(is_rescaled, features)):
+        return ""
+    return NEURONPEDIA_SCALE + (" (* as stored)" if any(feature.as_stored for feature in features) else "")
+
+
+def activation_caption(
+    features: Sequence[DrawnFeature], name: str = "activation", between: str = ", "
+) -> str:
+    """What an axis or a colour bar says that shows activations of some features."""
+    words = scale_words(features)
+    return f"{name}{between}{words}" if words else name
 
 
 def ranked_features(store: FeatureStore, results: RankedResults) -> list[DrawnFeature]:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from s1_compute_all_features.feature_store import key_form
 from s3_feature_activation_graphs.activation_summary import relative_position, source_line
-from s3_feature_activation_graphs.feature_traces import Traces
+from s3_feature_activation_graphs.feature_traces import Traces, activation_caption
 from s3_feature_activation_graphs.plotting_utils import feature_label, footer, plain_text
 
 MAX_PANELS = 6
@@ -85,7 +85,7 @@ def trajectories_figure(traces: Traces, labels: Sequence[int]) -> Figure:
         panel.set_xlim(0, 1)
         panel.set_ylim(bottom=0)
         panel.set_xlabel("relative position in the sentence")
-        panel.set_ylabel("mean activation")
+        panel.set_ylabel(activation_caption(traces.features, "mean activation", ",\n"))
     _close(
         figure,
         traces,
@@ -120,7 +120,7 @@ def distributions_figure(traces: Traces, labels: Sequence[int]) -> Figure:
         panel.set_xlim(-0.6, len(labels) - 0.4)
         panel.set_ylim(bottom=0)
         panel.set_xlabel("label")
-        panel.set_ylabel("largest activation")
+        panel.set_ylabel(activation_caption(traces.features, "largest activation", ",\n"))
     handles = [
         panels[0].scatter([], [], s=28, marker="o", color=TRAIN_COLOUR),
         panels[0].scatter([], [], s=28, marker="^", color=HELD_OUT_COLOUR),
@@ -171,9 +171,8 @@ def heatmap_figure(traces: Traces, labels: Sequence[int]) -> Figure:
     )
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("token position")
-    figure.colorbar(
-        colours, cax=figure.add_axes((0.905, 0.13, 0.018, 0.76)), label="activation", extend="max"
-    )
+    label = activation_caption(traces.features[:1])
+    figure.colorbar(colours, cax=figure.add_axes((0.905, 0.13, 0.018, 0.76)), label=label, extend="max")
     plain_text(
         figure, 1.1, 6.88, f"{feature_label(traces.features[0])}: activation by token",
         fontsize=12, fontweight="bold", va="top",

@@ -55,11 +55,15 @@ def token_label(token: str, max_length: int) -> str:
 
 
 def feature_label(feature: DrawnFeature) -> str:
-    """Rank, key, train and held-out score, such as ``#1  12:82:1767  0.71 (0.55)``."""
+    """Rank, key, train and held-out score, such as ``#1  12:82:1767  0.71 (0.55)``.
+
+    A star marks a key whose activations are as stored, beside others in Neuronpedia's scale.
+    """
+    key = feature.key + ("*" if feature.as_stored else "")
     if feature.rank is None:
-        return f"{feature.key}  not ranked"
+        return f"{key}  not ranked"
     score, held_out = ("-" if s is None else f"{s:.2f}" for s in (feature.score, feature.held_out_score))
-    return f"#{feature.rank}  {feature.key}  {score} ({held_out})"
+    return f"#{feature.rank}  {key}  {score} ({held_out})"
 
 
 def font_families(texts: Iterable[str]) -> tuple[list[str], list[str]]:

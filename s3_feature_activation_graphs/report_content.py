@@ -11,7 +11,7 @@ from concept_evaluation.metrics import auroc
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features.ranked_features import FILTER_LETTERS, RankedFeature, RankedResults
 from s3_feature_activation_graphs.activation_summary import summarise
-from s3_feature_activation_graphs.feature_traces import Traces
+from s3_feature_activation_graphs.feature_traces import Traces, scale_words
 from s3_feature_activation_graphs.report_charts import anchor, interval_bar, shade, strip_chart
 from s3_feature_activation_graphs.report_emergence import SweepRow, emergence_chart
 from s3_feature_activation_graphs.report_heat_maps import heat_map_data
@@ -73,6 +73,8 @@ def report_content(
     return {
         "trait": trait,
         "store": {"name": store.path.resolve().name, "model": store.model_name},
+        "activation_scale": scale_words(traces.features),
+        "as_stored": [feature.key for feature in traces.features if feature.as_stored],
         "one_token": store.manifest.get("settings", {}).get("tokens", "all") == "final",
         "summary": summary,
         "rank_by": summary["settings"]["rank_by"].replace("_", " "),

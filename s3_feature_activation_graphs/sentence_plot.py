@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline_common.files import atomic_path
 from s1_compute_all_features.feature_store import key_form
-from s3_feature_activation_graphs.feature_traces import MAX_PIXELS, DrawnFeature
+from s3_feature_activation_graphs.feature_traces import MAX_PIXELS, DrawnFeature, activation_caption
 from s3_feature_activation_graphs.picture_style import TITLE_SIZE, PictureStyle, SentenceToDraw, text_inches
 from s3_feature_activation_graphs.plotting_utils import (
     PAD_INCHES,
@@ -74,7 +74,7 @@ class SentencePlotter:
         self._figure = Figure(figsize=style.figsize, dpi=style.dpi)
         self._canvas = FigureCanvasAgg(self._figure)
         self._axes = self._figure.add_subplot()
-        self._axes.set_ylabel("activation")
+        self._axes.set_ylabel(activation_caption(features))
         self._axes.spines[["top", "right"]].set_visible(False)
         self._token_labels: list[Any] = []
         self._grid, self._ticks = self._empty_x_axis()

@@ -112,13 +112,15 @@ def write_synthetic_store(
     words: np.ndarray = WORDS,
     sink_layers: tuple[int, ...] | None = None,
     saes: Sequence[StoredSae] | None = None,
+    decoder_norms: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Write a store in which `planted_feature` of every SAE grows with the label.
 
     Hidden states carry the label along their first axis, more of it in later layers; everything else
     is noise. The last token of every sentence is a full stop. At ``sink_layers`` the tokens of
     `planted_sinks` have states and activations far above all others; None for a store that tells no sinks.
-    ``saes`` stand in place of one for each of ``layers`` and ``l0s``.
+    ``saes`` stand in place of one for each of ``layers`` and ``l0s``; ``decoder_norms`` are those of some,
+    by name.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(n_sentences) % 4 if labels is None else labels
@@ -163,7 +165,8 @@ def write_synthetic_store(
             writer.write_states(layer, values[rows], told[layer][rows] if layer in told else None)
         for sae in saes:
             of_layer = told[sae.layer][rows] if told else None
-            writer.write_activations(sae.name, to_sparse(activations[sae.name][rows]), of_layer)
+            norms = (decoder_norms or {}).get(sae.name) if block == 0 else None
+            writer.write_activations(sae.name, to_sparse(activations[sae.name][rows]), of_layer, norms)
         digest = writer.close(block_file_names(layers, [sae.name for sae in saes]))
         n_block_tokens = int(starts[last] - starts[first])
         blocks.append({"n_sentences": int(last - first), "n_tokens": n_block_tokens, "sha256": digest})
