@@ -102,8 +102,9 @@ def write_model(folder: Path, sentences: Sequence[str]) -> Path:
     import torch
     from transformers import Gemma2Config, Gemma2Model
 
-    from s1_compute_all_features.language_model import forward_states, load_language_model, tokenise
+    from s1_compute_all_features.language_model import forward_states, load_language_model
     from s1_compute_all_features.sae_configurations import ModelEntry, SaeConfigurations, SaeEntry
+    from s1_compute_all_features.tokenisation import tokenise
 
     torch.manual_seed(SEED)
     config = Gemma2Config(

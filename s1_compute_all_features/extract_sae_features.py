@@ -207,10 +207,11 @@ def _plan(
     import torch
 
     from s1_compute_all_features.extraction import refuse_other_widths
-    from s1_compute_all_features.language_model import load_language_model, resolve_device, tokenise
+    from s1_compute_all_features.language_model import load_language_model, resolve_device
     from s1_compute_all_features.models.block_sites import refuse_missing_sites
     from s1_compute_all_features.sae_encoder import screening_is_faster
     from s1_compute_all_features.sae_weights import locate_sae
+    from s1_compute_all_features.tokenisation import tokenise, warn_of_special_tokens
     from s1_compute_all_features.work_plan import Extraction
 
     if arguments.threads:
@@ -249,6 +250,8 @@ def _plan(
     stores = []
     for source in inputs:
         sentences = tokenise(model, source.data.sentences, entry.prepend_bos, final_only)
+        if rank == 0:
+            warn_of_special_tokens(source.data.path.name, sentences, model.tokenizer, entry.prepend_bos)
         stores.append(prepare_store(source, sentences, model, entries, layers, settings, sinks, mode))
     run = Extraction(
         tasks=[store.task for store in stores if not store.complete],

@@ -25,7 +25,6 @@ from s1_compute_all_features.pooling import (
     POOLINGS,
     SparseActivations,
     concatenate_rows,
-    is_content,
     pool_dense,
     pool_sparse,
 )
@@ -60,6 +59,7 @@ from s1_compute_all_features.store_layout import (
     write_manifest,
     write_sentences,
 )
+from s1_compute_all_features.token_texts import is_content, token_labels
 
 __all__ = [
     "EMBEDDINGS",
@@ -88,6 +88,7 @@ __all__ = [
     "sae_as_json",
     "sae_file_name",
     "sink_files",
+    "token_labels",
     "write_manifest",
     "write_sentences",
 ]

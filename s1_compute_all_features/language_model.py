@@ -1,4 +1,4 @@
-"""The language model: load, tokenise, and one forward pass that yields every layer's hidden states."""
+"""The language model: load it, and one forward pass that yields every layer's hidden states."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,13 @@ from s1_compute_all_features.models.block_sites import watch_site
 from s1_compute_all_features.models.demo_model import hint_if_missing, how_stored
 from s1_compute_all_features.sae_configurations import ModelEntry
 from s1_compute_all_features.saes.sites import Place, Site
-from s1_compute_all_features.tokenised_sentences import TokenisedSentence, TokenisedSentences
+from s1_compute_all_features.tokenised_sentences import TokenisedSentence
 
 if TYPE_CHECKING:
     import torch
 
 BLOCK_INPUT = -1
 """Key of the residual stream in front of block 0, among the layers of a forward pass."""
-
-
-_SENTENCES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -164,92 +161,6 @@ def find_blocks(model: Any, n_layers: int, model_id: str) -> Any:
     if not lists:
         raise UserError(f"model {model_id}: no list of {n_layers} transformer blocks was found; expected one")
     return min(lists, key=lambda item: item[0])[1]
-
-
-def tokenise(
-    model: LanguageModel, sentences: Sequence[str], prepend_bos: bool, final_only: bool = False
-) -> TokenisedSentences:
-    """Token ids of every sentence, with and without its special tokens.
-
-    Args:
-        model: the model.
-        sentences: the texts.
-        prepend_bos: put the BOS token in front where the tokenizer does not; False takes it away.
-        final_only: store each sentence's last token only; the model reads them all.
-
-    Raises:
-        UserError: a sentence has no token but special ones, or more than the model takes.
-    """
-    # In strips: what the tokenizer returns of a sentence takes many times its text.
-    strips = range(0, len(sentences), _SENTENCES_AT_ONCE)
-    texts_of_id: dict[int, str] = {}
-    return TokenisedSentences(
-        tokenised
-        for first in strips
-        for tokenised in _tokenised_strip(model, sentences, first, prepend_bos, final_only, texts_of_id)
-    )
-
-
-def _tokenised_strip(
-    model: LanguageModel,
-    sentences: Sequence[str],
-    first: int,
-    prepend_bos: bool,
-    final_only: bool,
-    texts_of_id: dict[int, str],
-) -> Iterator[TokenisedSentence]:
-    tokenizer = model.tokenizer
-    bos = tokenizer.bos_token_id
-    special_ids = {
-        token
-        for token in (bos, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id)
-        if token is not None
-    }
-    strip = list(sentences[first : first + _SENTENCES_AT_ONCE])
-    encoded = tokenizer(strip, add_special_tokens=True, return_special_tokens_mask=True)
-    for index, (ids, special) in enumerate(
-        zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True), start=first
-    ):
-        if bos is not None and prepend_bos and ids[:1] != [bos]:
-            ids, special = [bos, *ids], [1, *special]
-        elif bos is not None and not prepend_bos and ids[:1] == [bos]:
-            ids, special = ids[1:], special[1:]
-        stored = [not flag and token not in special_ids for token, flag in zip(ids, special, strict=True)]
-        if not any(stored):
-            raise UserError(
-                f"sentence {index} ({sentences[index]!r}) holds no token but special ones; remove it"
-            )
-        if model.max_tokens is not None and len(ids) > model.max_tokens:
-            raise UserError(
-                f"sentence {index} has {len(ids)} tokens, the model takes {model.max_tokens}; shorten it "
-                f"({sentences[index][:60]!r}...)"
-            )
-        yield _tokenised(tokenizer, ids, np.array(stored), final_only, texts_of_id)
-
-
-def _tokenised(
-    tokenizer: Any, ids: Sequence[int], stored: np.ndarray, final_only: bool, texts_of_id: dict[int, str]
-) -> TokenisedSentence:
-    positions = np.arange(stored.sum())
-    if final_only:
-        stored = np.arange(len(ids)) == np.flatnonzero(stored)[-1]
-        positions = positions[-1:]
-    stored_ids = [token for token, flag in zip(ids, stored, strict=True) if flag]
-    for token in stored_ids:
-        if token not in texts_of_id:
-            texts_of_id[token] = _token_text(tokenizer, token)
-    return TokenisedSentence(np.array(ids), stored, [texts_of_id[token] for token in stored_ids], positions)
-
-
-def _token_text(tokenizer: Any, token_id: int) -> str:
-    """A token as text with its leading space; the raw token where its bytes are no whole character."""
-    raw = str(tokenizer.convert_ids_to_tokens(token_id))
-    text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
-    if not text or "\N{REPLACEMENT CHARACTER}" in text:
-        return raw
-    if raw.startswith(("\N{LOWER ONE EIGHTH BLOCK}", "\u0120")) and not text[0].isspace():
-        return " " + text
-    return text
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

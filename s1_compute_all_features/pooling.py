@@ -82,11 +82,6 @@ def concatenate_rows(parts: list[SparseActivations]) -> SparseActivations:
     )
 
 
-def is_content(token_texts: np.ndarray) -> np.ndarray:
-    """Whether each token holds a letter or digit: bool [n_tokens]. Punctuation and space do not."""
-    return np.array([any(character.isalnum() for character in str(text)) for text in token_texts], dtype=bool)
-
-
 def pooled_token(starts: np.ndarray, content: np.ndarray, pooling: str) -> np.ndarray:
     """Index of the one token that stands for each sentence under ``final`` or ``last-content``.
 

@@ -117,7 +117,8 @@ class TokenTable:
         sentence_index: int32 [n_tokens].
         position: int32 [n_tokens], 0 for a sentence's first stored token.
         is_final: bool [n_tokens], True for a sentence's last stored token.
-        text: str [n_tokens], the token as text, its leading space included.
+        text: str [n_tokens], the token's part of the sentence, its leading space included. Of a character
+            in several tokens the last one shows it, those before are empty.
     """
 
     token_id: np.ndarray

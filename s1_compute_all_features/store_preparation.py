@@ -32,11 +32,13 @@ from s1_compute_all_features.feature_store import (
     write_manifest,
     write_sentences,
 )
-from s1_compute_all_features.language_model import LanguageModel, TokenisedSentence
+from s1_compute_all_features.language_model import LanguageModel
 from s1_compute_all_features.sae_configurations import SaeConfigurations
 from s1_compute_all_features.sae_weights import LocatedSae
 from s1_compute_all_features.saes.sites import site_of
 from s1_compute_all_features.store_sinks import SinksAskedFor, count_sinks, rule_of_store
+from s1_compute_all_features.stored_tokens import refuse_other_tokens, special_tokens_found
+from s1_compute_all_features.tokenised_sentences import TokenisedSentences
 from s1_compute_all_features.work_plan import StoreTask, plan_blocks
 
 TOKEN_BYTES = 40
@@ -150,7 +152,7 @@ def stored_saes(saes: Sequence[LocatedSae], configurations: SaeConfigurations) -
 
 def prepare_store(
     source: InputData,
-    sentences: Sequence[TokenisedSentence],
+    sentences: TokenisedSentences,
     model: LanguageModel,
     saes: Sequence[StoredSae],
     layers: Sequence[int],
@@ -207,6 +209,7 @@ def prepare_store(
         },
         "n_sentences": len(sentences),
         "n_tokens": sum(len(sentence.texts) for sentence in sentences),
+        **special_tokens_found(sentences),
         "libraries": library_versions(LIBRARIES),
         "blocks": [
             {"n_sentences": len(block), "n_tokens": task.n_tokens(number)}
@@ -220,6 +223,8 @@ def prepare_store(
         grows = len(source.stored["saes"]) < len(sae_entries) or source.stored["layers"] != list(layers)
         gone = any(BlockWriter(task.folder, block).missing(task.file_names) for block in range(len(blocks)))
         complete = bool(source.stored["complete"]) and not (damaged or grows or gone)
+        if not complete:
+            refuse_other_tokens(task)
     return PreparedStore(source, task, manifest, complete)
 
 

@@ -17,32 +17,47 @@ class TokenisedSentence:
         stored: bool, False for special tokens: they go into the model and stay out of the store.
         texts: the stored tokens as text.
         positions: int64, place of each stored token among the sentence's non-special ones.
+        with_opening: its text begins with the name of the token that begins every text (BOS).
+        with_special: its text holds other special tokens.
     """
 
     ids: np.ndarray
     stored: np.ndarray
     texts: list[str]
     positions: np.ndarray
+    with_opening: bool = False
+    with_special: bool = False
 
 
 class TokenisedSentences(Sequence[TokenisedSentence]):
-    """Sentences in a few flat arrays, 9 bytes a token in place of a hundred; each is made when asked for."""
+    """Sentences in a few flat arrays, 13 bytes a token in place of a hundred; each is made when asked for.
+
+    Attributes:
+        n_with_opening: sentences of which `TokenisedSentence.with_opening` is true.
+        n_with_special: sentences of which `TokenisedSentence.with_special` is true.
+    """
 
     def __init__(self, sentences: Iterable[TokenisedSentence]) -> None:
         """Take in sentences, one at a time."""
-        ids, stored, positions = array("i"), bytearray(), array("i")
+        ids, stored, positions, texts = array("i"), bytearray(), array("i"), array("i")
         ends, stored_ends = array("q", [0]), array("q", [0])
-        self._texts: dict[int, str] = {}
+        number_of_text: dict[str, int] = {}
+        flags = bytearray()
         for sentence in sentences:
             ids.frombytes(sentence.ids.astype(np.intc).tobytes())
             stored += sentence.stored.tobytes()
             positions.frombytes(sentence.positions.astype(np.intc).tobytes())
             ends.append(len(ids))
             stored_ends.append(len(positions))
-            self._texts.update(zip(sentence.ids[sentence.stored].tolist(), sentence.texts, strict=True))
+            # One token shows different texts where it is a piece of different characters.
+            texts.extend(number_of_text.setdefault(text, len(number_of_text)) for text in sentence.texts)
+            flags.append(sentence.with_opening + 2 * sentence.with_special)
         self._ids, self._stored = np.frombuffer(ids, np.intc), np.frombuffer(stored, bool)
-        self._positions = np.frombuffer(positions, np.intc)
+        self._positions, self._numbers = np.frombuffer(positions, np.intc), texts
         self._ends, self._stored_ends = ends, stored_ends
+        self._texts, self._flags = list(number_of_text), flags
+        self.n_with_opening = sum(flag & 1 for flag in flags)
+        self.n_with_special = sum(flag >> 1 for flag in flags)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -58,12 +73,12 @@ class TokenisedSentences(Sequence[TokenisedSentence]):
             return [self[place] for place in range(*index.indices(len(self)))]
         place = range(len(self))[index]  # from the end where negative; IndexError beyond it
         tokens = slice(self._ends[place], self._ends[place + 1])
-        ids, stored = self._ids[tokens].astype(np.int64), self._stored[tokens]
+        kept = slice(self._stored_ends[place], self._stored_ends[place + 1])
         return TokenisedSentence(
-            ids=ids,
-            stored=stored,
-            texts=[self._texts[token] for token in ids[stored].tolist()],
-            positions=self._positions[self._stored_ends[place] : self._stored_ends[place + 1]].astype(
-                np.int64
-            ),
+            ids=self._ids[tokens].astype(np.int64),
+            stored=self._stored[tokens],
+            texts=[self._texts[number] for number in self._numbers[kept]],
+            positions=self._positions[kept].astype(np.int64),
+            with_opening=bool(self._flags[place] & 1),
+            with_special=bool(self._flags[place] >> 1),
         )

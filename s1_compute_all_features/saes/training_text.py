@@ -1,5 +1,6 @@
 """Text to train SAEs on: documents from files, cut into pieces that the model reads one at a time."""
 
+import logging
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ import numpy as np
 
 from pipeline_common.errors import UserError
 from s0_dataset_generation.labelled_sentences import read_unlabelled_sentences
+from s1_compute_all_features.tokenisation import special_ids
 from s1_compute_all_features.tokenised_sentences import TokenisedSentence
 
 if TYPE_CHECKING:
     from s1_compute_all_features.language_model import LanguageModel
+
+logger = logging.getLogger(__name__)
 
 _DOCUMENTS_AT_ONCE = 1000
 _SHORTEST_PIECE = 2
@@ -119,7 +123,7 @@ def read_training_text(
     draw = np.random.default_rng(seed)
     share = n_held_out / (n_held_out + n_tokens)
     seen: set[int] = set()
-    n_repeated = 0
+    n_repeated = n_with_special = 0
     documents = _side_by_side(paths)
     while any(text[part].total < wanted[part] for part in text) and (
         strip := list(islice(documents, _DOCUMENTS_AT_ONCE))
@@ -128,11 +132,14 @@ def read_training_text(
         seen.update(map(hash, new))
         n_repeated += len(strip) - len(new)
         held_out = draw.random(len(new)) < share
-        for ids, part in zip(_token_ids(model, new), held_out.tolist(), strict=True):
+        ids_of_strip, n_of_strip = _token_ids(model, new)
+        n_with_special += n_of_strip
+        for ids, part in zip(ids_of_strip, held_out.tolist(), strict=True):
             for start in range(0, len(ids), longest):
                 piece = ids[start : start + longest]
                 if len(piece) >= _SHORTEST_PIECE and text[part].total < wanted[part]:
                     text[part].add(piece)
+    _warn_of_special_tokens(n_with_special)
     if not text[True].total or not text[False].total:
         raise UserError(
             f"--texts: {len(seen)} documents, too few to train on one part and measure on another; give more "
@@ -141,12 +148,22 @@ def read_training_text(
     return TrainingText(text[False], text[True], len(seen), n_repeated)
 
 
-def _token_ids(model: "LanguageModel", documents: Sequence[str]) -> list[list[int]]:
+def _token_ids(model: "LanguageModel", documents: Sequence[str]) -> tuple[list[list[int]], int]:
+    """Token ids of each document, and of how many the text names special tokens, which are left out."""
     if not documents:
-        return []
+        return [], 0
     encoded = model.tokenizer(list(documents), add_special_tokens=False, verbose=False)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+    special = special_ids(model.tokenizer)
+    whole: list[list[int]] = encoded["input_ids"]
+    ids = [[token for token in one if token not in special] for one in whole]
+    return ids, sum(len(kept) < len(one) for kept, one in zip(ids, whole, strict=True))
+
+
+def _warn_of_special_tokens(n_documents: int) -> None:
+    if n_documents:
+        logger.warning(
+            "warning: %d documents hold special tokens in their text; those are left out", n_documents
+        )
 
 
 def documents_as_ids(model: "LanguageModel", path: Path) -> Iterator[list[int]]:
@@ -156,8 +173,12 @@ def documents_as_ids(model: "LanguageModel", path: Path) -> Iterator[list[int]]:
         UserError: the file cannot be read.
     """
     documents = _side_by_side([path])
+    n_with_special = 0
     while strip := list(islice(documents, _DOCUMENTS_AT_ONCE)):
-        yield from _token_ids(model, strip)
+        ids, n_of_strip = _token_ids(model, strip)
+        n_with_special += n_of_strip
+        yield from ids
+    _warn_of_special_tokens(n_with_special)
 
 
 def _side_by_side(paths: Sequence[Path]) -> Iterator[str]:

@@ -11,9 +11,10 @@ from pipeline_common.errors import UserError
 from s1_compute_all_features import sae_encoder
 from s1_compute_all_features.extract_sae_features import main
 from s1_compute_all_features.feature_store import EMBEDDINGS, POOLINGS, FeatureStore
-from s1_compute_all_features.language_model import forward_states, load_language_model, tokenise
+from s1_compute_all_features.language_model import forward_states, load_language_model
 from s1_compute_all_features.pooling import pool_dense
 from s1_compute_all_features.sae_configurations import read_sae_configurations
+from s1_compute_all_features.tokenisation import tokenise
 from tests.fake_hub import small_tokenizer, tiny_gemma2
 from tests.s1.conftest import (
     SENTENCES,

@@ -12,8 +12,9 @@ from s0_dataset_generation.labelled_sentences import assign_split, read_labelled
 from s1_compute_all_features import block_states
 from s1_compute_all_features.extract_sae_features import main
 from s1_compute_all_features.feature_store import EMBEDDINGS, FeatureStore
-from s1_compute_all_features.language_model import load_language_model, tokenise
+from s1_compute_all_features.language_model import load_language_model
 from s1_compute_all_features.sae_configurations import GPT2_SMALL, read_sae_configurations
+from s1_compute_all_features.tokenisation import tokenise
 from s1_compute_all_features.work_plan import plan_blocks
 from tests.fake_hub import write_fake_gpt2, write_fake_gpt2_saes
 from tests.s1.conftest import SENTENCES, arguments, contents

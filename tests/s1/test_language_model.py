@@ -11,10 +11,10 @@ from s1_compute_all_features.language_model import (
     forward_states,
     length_sorted_batches,
     load_language_model,
-    tokenise,
 )
 from s1_compute_all_features.sae_configurations import ModelEntry
-from tests.fake_hub import CORPUS, small_tokenizer, tiny_gemma2, tiny_gpt2
+from s1_compute_all_features.tokenisation import tokenise
+from tests.fake_hub import CORPUS, small_tokenizer, tiny_gemma2
 
 # Two orders of addition in float32.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -54,23 +54,6 @@ def test_special_tokens_go_in_and_stay_out():
     one, other = (forward_states(model, [tokens[0]], [0])[0] for tokens in (with_bos, without))
     assert one.shape == other.shape
     assert (one - other).abs().max() > 1e-3
-
-
-def test_a_tokenizer_without_bos_gets_one():
-    tokenizer = small_tokenizer(bos="<|endoftext|>", prepend=False)
-    model = wrapped(tiny_gpt2(n_layers=3).transformer, tokenizer)
-    sentence = tokenise(model, CORPUS[:1], prepend_bos=True)[0]
-    assert sentence.ids[0] == tokenizer.bos_token_id
-    assert not sentence.stored[0]
-    assert sentence.stored[1:].all()
-
-
-def test_token_texts_show_spaces_and_survive_split_characters():
-    model = wrapped(tiny_gemma2().model)
-    texts = tokenise(model, ["She told 漢字 a_b $5"], prepend_bos=True)[0].texts
-    assert "".join(texts).startswith("She told ")
-    assert any(text.startswith(" ") for text in texts)
-    assert all(text and "\N{REPLACEMENT CHARACTER}" not in text for text in texts)
 
 
 def test_batches_hold_every_sentence_once_within_the_limit():

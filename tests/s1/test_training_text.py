@@ -94,6 +94,17 @@ def test_documents_as_ids_has_no_special_tokens(model, tmp_path):
     assert [model.tokenizer.decode(one) for one in ids] == lines(3)
 
 
+def test_special_tokens_in_a_document_are_left_out_and_told(model, tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("\n".join([f"<bos>{lines(1)[0]}<eos>", *lines(2)]))
+    ids = list(documents_as_ids(model, tmp_path / "a.txt"))
+    assert [model.tokenizer.decode(one) for one in ids] == [*lines(1), *lines(2)]
+    assert "1 documents hold special tokens in their text; those are left out" in caplog.text
+    text = read(model, [tmp_path / "a.txt"], n_tokens=30, n_held_out=20)
+    stored = np.concatenate([text.train[0].ids[1:], text.held_out[0].ids[1:]])
+    assert not set(stored.tolist()) & {0, 1, 2}
+    assert caplog.text.count("1 documents hold special tokens") == 2
+
+
 def test_too_little_text_is_refused(model, tmp_path):
     (tmp_path / "a.txt").write_text(lines(1)[0])
     with pytest.raises(UserError, match="1 documents, too few to train on one part and measure on another"):
@@ -109,6 +120,9 @@ def test_a_file_that_is_no_text_is_named(model, tmp_path):
 def test_a_model_without_bos_is_told_from_one_that_has_it(model, tmp_path):
     class WithoutBos:
         bos_token_id = None
+
+        def __getattr__(self, name):
+            return getattr(model.tokenizer, name)
 
         def __call__(self, *arguments, **options):
             return model.tokenizer(*arguments, **options)
