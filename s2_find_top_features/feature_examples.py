@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from s1_compute_all_features.feature_store import NEURONPEDIA_SCALE, FeatureStore
+from s1_compute_all_features.feature_store import NEURONPEDIA_SCALE, FeatureStore, token_labels
 from s2_find_top_features.ranked_features import RankedFeature
 
 
@@ -22,10 +22,10 @@ def collect_examples(
     Returns:
         Per feature its identity and, under ``examples``, label to a list of sentences by descending
         maximum activation (ties: file order): sentence_index, split, sentence, max_activation, position
-        of the peak, and ``marked``: the tokens in order with the peak in ``>>`` and ``<<``. A token that the
-        store leaves out as an attention sink reads as 0 and never is the peak. Where the norms of the SAE's
-        decoder rows are not 1, activations are in Neuronpedia's scale, which ``activation_scale`` and
-        ``decoder_norm`` say.
+        of the peak, ``token`` as `token_labels` names it, and ``marked``: the tokens in order with the peak
+        in ``>>`` and ``<<``. A token that the store leaves out as an attention sink reads as 0 and never is
+        the peak. Where the norms of the SAE's decoder rows are not 1, activations are in Neuronpedia's
+        scale, which ``activation_scale`` and ``decoder_norm`` say.
     """
     saes = {sae.name: sae for sae in store.saes}
     collected: dict[int, dict[str, Any]] = {}
@@ -67,14 +67,16 @@ def _example(store: FeatureStore, activations: np.ndarray, sentence: int) -> dic
     texts = [str(text) for text in store.tokens.text[tokens]]
     position = int(np.argmax(activations[tokens]))
     marked = [*texts]
-    space = texts[position][: len(texts[position]) - len(texts[position].lstrip())]
-    marked[position] = f"{space}>>{texts[position].lstrip()}<<"
+    # A piece of a character shows nothing itself: the character that it belongs to is marked.
+    shown = next((place for place in range(position, len(texts)) if texts[place]), position)
+    space = texts[shown][: len(texts[shown]) - len(texts[shown].lstrip())]
+    marked[shown] = f"{space}>>{texts[shown].lstrip()}<<"
     return {
         "sentence_index": sentence,
         "split": "test" if store.held_out[sentence] else "train",
         "sentence": store.sentences[sentence],
         "max_activation": float(activations[tokens][position]),
         "position": position,
-        "token": texts[position],
+        "token": str(token_labels(store.tokens.text[tokens])[position]),
         "marked": "".join(marked).strip(),
     }

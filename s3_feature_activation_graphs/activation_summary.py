@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline_common.provenance import library_versions
-from s1_compute_all_features.feature_store import NEURONPEDIA_SCALE, FeatureStore
+from s1_compute_all_features.feature_store import NEURONPEDIA_SCALE, FeatureStore, token_labels
 from s3_feature_activation_graphs.feature_traces import Traces, scale_words
 
 FORMAT = "activation_summary"
@@ -146,7 +146,7 @@ def _describe(
     relative_onset = relative_position(onset, store.n_tokens[active])
     share = peaks.share[active, column]
     by_kind = Counter(map(kind_of_peak, relative_peak.tolist(), share.tolist()))
-    carriers = Counter(store.tokens.text[store.starts[active] + peak].tolist())
+    carriers = Counter(token_labels(store.tokens.text)[store.starts[active] + peak].tolist())
     scaled = bool(scale_words(traces.features))
     return {
         "key": feature.key,

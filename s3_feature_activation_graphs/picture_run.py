@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from pipeline_common.files import sha256_of_file, sha256_of_json
 from pipeline_common.provenance import library_versions
+from s1_compute_all_features.feature_store import token_labels
 from s3_feature_activation_graphs import overview_matrices, overview_plots
 from s3_feature_activation_graphs.activation_summary import LIBRARIES, source_line
 from s3_feature_activation_graphs.feature_traces import DrawnFeature, Traces
@@ -57,7 +58,7 @@ class PictureRun:
                 text=store.sentences[sentence],
                 label=int(store.labels[sentence]),
                 held_out=bool(store.held_out[sentence]),
-                tokens=store.tokens.text[traces.tokens_of(sentence)].tolist(),
+                tokens=token_labels(store.tokens.text[traces.tokens_of(sentence)]).tolist(),
                 activations=traces.sentence(sentence),
                 sinks=traces.sinks[traces.tokens_of(sentence)],
             )

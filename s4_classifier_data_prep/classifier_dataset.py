@@ -76,7 +76,7 @@ class ClassifierDataset:
         n_tokens: int64 [n_rows], tokens of the row's sentence.
         label: int64 [n_rows], the sentence's concept_strength_label, 0-3.
         sentence: str [n_sentences].
-        token: str [n_rows], the token's text; None where a row is a sentence.
+        token: str [n_rows], the token as `token_labels` names it; None where a row is a sentence.
         position: int64 [n_rows], the token's position in its sentence; None where a row is a sentence.
         normalization_shift: float64 [n_inputs], fitted on the train rows.
         normalization_scale: float64 [n_inputs]; normalised inputs are ``(X - shift) / scale``.

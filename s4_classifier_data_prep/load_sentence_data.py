@@ -8,7 +8,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from pipeline_common.errors import UserError
 from pipeline_common.provenance import library_versions
-from s1_compute_all_features.feature_store import FeatureStore, StoredSae
+from s1_compute_all_features.feature_store import FeatureStore, StoredSae, token_labels
 from s4_classifier_data_prep.classifier_dataset import (
     EMBEDDING_INPUTS,
     HIDDEN_INPUTS,
@@ -175,7 +175,7 @@ def assemble(
         n_tokens=store.n_tokens[sentence_index],
         label=store.labels[sentence_index],
         sentence=np.array(store.sentences),
-        token=store.tokens.text[rows] if by_token else None,
+        token=token_labels(store.tokens.text)[rows] if by_token else None,
         position=store.tokens.position[rows].astype(np.int64) if by_token else None,
         normalization_shift=shift,
         normalization_scale=scale,

@@ -135,13 +135,16 @@
     const peak = of.reduce((best, value, index) => (value > of[best] ? index : best), 0);
     const text = element("span", { className: "text", dir: "auto" });
     const sinks = sinksOf(feature);
-    tokensOf(sentence).forEach((token, position) => {
-      const span = element("span", { textContent: visible(token), tabIndex: -1 });
+    tokensOf(sentence).forEach((token, position, all) => {
+      // An empty token is a piece of the character that a later one shows.
+      const whole = token || all.slice(position).find(Boolean) || "";
+      const name = token || !whole ? `\u201c${visible(token)}\u201d` : `piece of \u201c${visible(whole.trimStart())}\u201d`;
+      const span = element("span", { textContent: token || !whole ? visible(token) : "\u00b7", tabIndex: -1 });
       const isSink = sinks.has(starts[sentence] + position);
       if (isSink) span.className = "sink";
       span.dataset.tip = isSink
-        ? `\u201c${visible(token)}\u201d  attention sink, left out\ntoken ${position + 1} of ${of.length}`
-        : `\u201c${visible(token)}\u201d  ${rounded(of[position])}\ntoken ${position + 1} of ${of.length}`
+        ? `${name}  attention sink, left out\ntoken ${position + 1} of ${of.length}`
+        : `${name}  ${rounded(of[position])}\ntoken ${position + 1} of ${of.length}`
         + (of[position] > 0 ? `, ${Math.round((100 * of[position]) / feature.max)}% of the feature's largest` : "");
       if (of[position] > 0) {
         span.className = position === peak ? "hot peak" : "hot";

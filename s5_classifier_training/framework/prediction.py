@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_csv, read_json, write_json
-from s1_compute_all_features.feature_store import FeatureStore
+from s1_compute_all_features.feature_store import FeatureStore, token_labels
 from s4_classifier_data_prep.classifier_dataset import (
     EMBEDDING_INPUTS,
     SAE_ACTIVATIONS,
@@ -215,7 +215,7 @@ def answer(csv: Path, folder: Path, model: Any, results: dict[str, Any], weights
         if tokens is None
         else tokens.sentence_index[rows].astype(np.int64),
         position=None if tokens is None else tokens.position[rows],
-        token=None if tokens is None else tokens.text[rows],
+        token=None if tokens is None else token_labels(tokens.text)[rows],
     )
 
 

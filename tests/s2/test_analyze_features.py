@@ -11,6 +11,7 @@ from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features import evidence
 from s2_find_top_features.analyze_features import main
+from s2_find_top_features.feature_examples import collect_examples
 from s2_find_top_features.ranked_features import (
     EVIDENCE,
     METRICS,
@@ -102,6 +103,21 @@ def test_examples_mark_the_peak_token(store, results):
     assert top["position"] == int(of_sentence.argmax())
     assert top["max_activation"] == pytest.approx(float(of_sentence.max()))
     assert f">>{top['token'].strip()}<<" in top["marked"]
+
+
+def test_examples_mark_the_whole_character_of_which_a_piece_is_the_peak(store, results):
+    example = read_examples(results)[0]
+    top = example["examples"]["3"][0]
+    reader = FeatureStore(store)
+    peak = int(reader.starts[top["sentence_index"]]) + top["position"]
+    text = np.array(reader.tokens.text, dtype="U20")
+    text[peak : peak + 2] = ["", "\u201d"]
+    reader.__dict__["tokens"] = replace(reader.tokens, text=text)
+    feature = next(one for one in read_results(results).features if one.rank == example["rank"])
+    (told,) = collect_examples(reader, [feature], 1)
+    (again,) = told["examples"]["3"]
+    assert (again["position"], again["token"]) == (top["position"], "\u201d 1/2")
+    assert ">>\u201d<<" in again["marked"]
 
 
 def test_labels_0_and_3_alone_are_enough(tmp_path, capsys):

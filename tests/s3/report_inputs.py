@@ -11,8 +11,9 @@ from s2_find_top_features.ranked_features import EVIDENCE, METRICS, RankedFeatur
 from tests.synthetic_store import WORDS, write_synthetic_store
 
 AWKWARD = np.array(
-    [*WORDS, " <script>alert(1)</script>", " </script>", " &amp;", "\n", " \u05e9\u05e7\u05e8"]
+    [*WORDS, " <script>alert(1)</script>", " </script>", " &amp;", "\n", " \u05e9\u05e7\u05e8", ""]
 )
+"""The last one is a piece of the character behind it."""
 PAGE = "https://www.neuronpedia.org/synthetic/1-res/3"
 
 KEYS = [(1, 24, 3), (0, 8, 3), (0, 24, 3), (0, 8, 60), (1, 8, 7), (0, 24, 11)]

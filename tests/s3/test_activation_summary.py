@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,19 @@ def test_planted_features_get_their_kind_and_numbers(store_folder: Path) -> None
     by_label = {(e["label"], e["split"]): e for e in late["peak_value_by_label"]}
     assert [by_label[label, "test"]["mean"] for label in range(4)] == [1, 2, 3, 4]
     assert sum(e["n_sentences"] for e in by_label.values()) == 40
+
+
+def test_a_peak_on_a_piece_of_a_character_names_the_character(store_folder: Path) -> None:
+    activations = np.zeros((int(FeatureStore(store_folder).starts[-1]), 1), np.float32)
+    traces = traces_with(store_folder, activations)
+    store = traces.store
+    last = store.starts[1:] - 1
+    activations[last - 1] = 1
+    text = np.array(store.tokens.text, dtype="U20")
+    text[last - 1], text[last] = "", "\U0001f600"
+    store.__dict__["tokens"] = replace(store.tokens, text=text)
+    (feature,) = summarise(traces, [0, 1, 2, 3])
+    assert feature["peak_tokens"] == [{"token": "\U0001f600 1/2", "n_sentences": 40}]
 
 
 def test_the_kinds_of_single_sentences_are_counted(store_folder: Path) -> None:

@@ -303,6 +303,13 @@ def test_the_index_opens_the_report_at_its_best_feature(browser: Any, report: Pa
     assert opened.complaints == []
 
 
+def test_a_piece_of_a_character_names_the_character(watched: Watched) -> None:
+    pieces = watched.open().locator(f"{FEATURE} .sentences [data-tip^='piece of']")
+    assert pieces.count() > 5
+    assert set(pieces.all_inner_texts()) == {"\u00b7"}
+    assert "piece of \u201c\u201d" not in pieces.first.get_attribute("data-tip")
+
+
 def test_a_sink_is_hatched_and_has_no_value(browser: Any, tmp_path: Path) -> None:
     inputs = write_report_inputs(tmp_path, n_sentences=24, sink_layers=(1,))
     output = tmp_path / "sinks.html"
