@@ -14,10 +14,13 @@ from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import EMBEDDINGS
 from s1_compute_all_features.fingerprints import fingerprint_of_folder
 from s1_compute_all_features.hub import resolve_folder, unavailable
+from s1_compute_all_features.model_parts import check_embeddings, check_kind, longest_input, text_part
+from s1_compute_all_features.model_weights import check_blocks, check_whole, load_with_report
 from s1_compute_all_features.models.block_sites import watch_site
 from s1_compute_all_features.models.demo_model import hint_if_missing, how_stored
 from s1_compute_all_features.sae_configurations import ModelEntry
 from s1_compute_all_features.saes.sites import Place, Site
+from s1_compute_all_features.tokenisation import opening_of
 from s1_compute_all_features.tokenised_sentences import TokenisedSentence
 
 if TYPE_CHECKING:
@@ -68,25 +71,32 @@ def load_language_model(
         with_head: load the language-model head too, for what needs next-token predictions.
 
     Raises:
-        UserError: the weights cannot be had, or the model has no recognisable blocks.
+        UserError: the weights cannot be had or are not whole, the tokenizer has no BOS token that was asked
+            for, or the model is none whose blocks read a text.
     """
     import huggingface_hub
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.peft_utils import find_adapter_config_file
 
+    what = f"model {entry.id}"
     hint_if_missing(entry.id, relative_to)
     folder = resolve_folder(entry.id, relative_to)
     source = str(folder or entry.id)
     revision = None if folder else entry.revision
     try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        adapter = find_adapter_config_file(source, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        check_kind(what, config, adapter)
+        opening_of(tokenizer, entry.prepend_bos, what)
         # Eager attention: Gemma-2 caps its attention scores, which fused kernels leave out.
-        loaded = (AutoModelForCausalLM if with_head else AutoModel).from_pretrained(
+        loaded, report = load_with_report(
+            AutoModelForCausalLM if with_head else AutoModel,
             source,
             revision=revision,
             dtype=getattr(torch, dtype),
             attn_implementation="eager",
-            trust_remote_code=False,
             use_safetensors=True,  # the older format is a pickle
         )
         # The cache keeps every commit in a folder of its name.
@@ -95,17 +105,26 @@ def load_language_model(
             if folder
             else Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision)).parent.name
         )
+    except UserError:
+        raise
     except Exception as error:  # what stands in a model's files makes transformers fail in any way
-        raise unavailable(f"model {entry.id}", "" if folder else entry.id, error) from error
-    loaded.to(device).eval()
-    model = loaded.base_model if with_head else loaded
-    text_config = model.config.get_text_config()
+        raise unavailable(what, "" if folder else entry.id, error) from error
+    base = loaded.base_model if with_head else loaded
+    model = text_part(what, base)
+    text_config = model.config
+    blocks = find_blocks(model, text_config.num_hidden_layers, entry.id)
+    heads = [head for head in [loaded.get_output_embeddings()] if with_head and head is not None]
+    check_whole(what, loaded, report, [] if model is base else [model, *heads])
+    check_blocks(what, report.unexpected, model, blocks)
+    check_embeddings(what, model)
+    loaded.eval()
+    (loaded if with_head else model).to(device)
     return LanguageModel(
         model=model,
         tokenizer=tokenizer,
-        blocks=find_blocks(model, text_config.num_hidden_layers, entry.id),
+        blocks=blocks,
         d_model=text_config.hidden_size,
-        max_tokens=getattr(text_config, "max_position_embeddings", None),
+        max_tokens=longest_input(model),
         description={
             "id": entry.id,
             "revision": commit,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_json, write_json
+from s1_compute_all_features.model_weights import check_whole, load_with_report
 
 logger = logging.getLogger(__name__)
 
@@ -17,17 +18,18 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
     The file has to stand alone in its folder: transformers takes further settings from what lies beside it.
 
     Raises:
-        UserError: transformers cannot read the file.
+        UserError: transformers cannot read the file, or it lacks weights.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    folder, file = str(path.parent), path.name
     try:
-        read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
+        read, report = load_with_report(AutoModelForCausalLM, folder, gguf_file=file, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
     except Exception as error:  # what stands in such a file makes transformers fail in any way
         raise UserError(f"{path.name}: cannot be read as a GGUF model ({error})") from error
+    check_whole(path.name, read, report)
     # The model remembers that it came quantised and refuses to be saved, so its weights move to a new one.
     config = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     model = LlamaForCausalLM(LlamaConfig.from_dict(config))
@@ -40,13 +42,13 @@ def read_from_hub(model_id: str) -> tuple[Any, Any, str]:
 
     Raises:
         OSError, ValueError: the hub, or the network, does not give them.
+        UserError: its files lack weights.
     """
     import huggingface_hub
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(
-        model_id, dtype="auto", use_safetensors=True, trust_remote_code=False
-    )
+    model, report = load_with_report(AutoModelForCausalLM, model_id, dtype="auto", use_safetensors=True)
+    check_whole(f"model {model_id}", model, report)
     tokenizer = AutoTokenizer.from_pretrained(model_id, trust_remote_code=False)
     # The cache keeps every commit in a folder of its name.
     commit = Path(huggingface_hub.hf_hub_download(model_id, "config.json")).parent.name

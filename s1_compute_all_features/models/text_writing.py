@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline_common.errors import UserError
 from s1_compute_all_features.hub import unavailable
+from s1_compute_all_features.model_weights import check_whole, load_with_report
 from s1_compute_all_features.models.openings import draw_opening
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def load_writer(folder: Path, dtype: str) -> Writer:
     """Load a causal language model from a folder.
 
     Raises:
-        UserError: the folder holds no model that transformers reads.
+        UserError: the folder holds no model that transformers reads, or not all of its weights.
     """
     import torch
     from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
@@ -76,15 +77,16 @@ def load_writer(folder: Path, dtype: str) -> Writer:
     disable_progress_bar()  # several processes load at once
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = load_with_report(
+            AutoModelForCausalLM,
             str(folder),
             dtype=getattr(torch, dtype),
             attn_implementation=ATTENTION,
-            trust_remote_code=False,
             use_safetensors=True,
         )
     except Exception as error:  # what stands in a model's files makes transformers fail in any way
         raise unavailable(f"model {folder}", "", error) from error
+    check_whole(f"model {folder}", model, report)
     return Writer(model=model.eval(), tokenizer=tokenizer, ends=tuple(sorted(tokenizer.all_special_ids)))
 
 

@@ -218,7 +218,7 @@ MODEL = Kind(
         case("a list", content("[]"), "model"),
         case("an unknown kind of model", entry("model_type", "gemma99"), "gemma99"),
         case("more layers than weights", entry("num_hidden_layers", "three"), "num_hidden_layers"),
-        case("another width than the weights'", entry("hidden_size", 24), "check the path"),
+        case("another width than the weights'", entry("hidden_size", 24), "config.json that belongs"),
     ),
 )
 
