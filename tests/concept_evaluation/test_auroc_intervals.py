@@ -98,7 +98,8 @@ def test_differences():
     same = auroc_difference(good, good, is_positive, groups)
     # An interval is not symmetric about its AUROC, so a little is left of equal scores.
     assert same.difference == 0
-    assert 0 < -same.low < 0.06 and 0 < same.high < 0.06
+    assert 0 < -same.low < 0.06
+    assert 0 < same.high < 0.06
     noise = rng.normal(size=80)
     found = auroc_difference(good, noise, is_positive, groups)
     back = auroc_difference(noise, good, is_positive, groups)
