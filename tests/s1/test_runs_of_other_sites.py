@@ -196,4 +196,4 @@ def test_an_sae_of_another_width_is_refused(csv, configuration, tmp_path, capsys
     more = ["--sae-root", str(tmp_path / "saes")]
     assert main(arguments(csv, tmp_path / "store", tmp_path / "wide.json", *more)) == 1
     error = capsys.readouterr().err
-    assert "SAE wide reads vectors of 16, the model has 32 values at blocks.1.attn.hook_z" in error
+    assert "SAE wide reads vectors of 16, those of the model at blocks.1.attn.hook_z have 32" in error
