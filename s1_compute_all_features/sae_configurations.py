@@ -5,25 +5,28 @@ A configuration is one JSON file. Nothing else in the pipeline knows which model
 
 import argparse
 import json
-import re
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline_common.command_line import HelpFormatter
+from pipeline_common.command_line import HelpFormatter, configure_logging, index_ranges, positive_int
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import make_way, read_json, write_json
 from s1_compute_all_features.feature_store import NEURONPEDIA_ID
+from s1_compute_all_features.saes.registry_entries import L0_WORDS
 from s1_compute_all_features.saes.sites import Site, site_of
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION: Literal[1] = 1
+WeightsFormat = Literal["gemma_scope", "gemma_scope_2", "sae_lens", "registry"]
 STAGE_FOLDER = Path(__file__).resolve().parent
 GEMMA_SCOPE = STAGE_FOLDER / "gemma_scope_16k_configurations.json"
 GPT2_SMALL = STAGE_FOLDER / "gpt2_small_configurations.json"
-
-_HOOK_OF_BLOCK = re.compile(r"blocks\.(\d+)\.hook_resid_(?:pre|post)")
 
 
 class _Strict(BaseModel):
@@ -111,9 +114,9 @@ class SaeConfigurations(_Strict):
         release: sae-lens release; empty for SAEs from a folder.
         repo_id: Hugging Face repository of the weights; empty for SAEs from a folder.
         sae_root: folder of the weights, relative to the configuration file; empty for the hub.
-        weights_format: ``gemma_scope`` (PATH/params.npz), ``gemma_scope_2`` (PATH/params.safetensors and
-            config.json), ``sae_lens`` (PATH/sae_weights.safetensors and cfg.json) or ``registry``
-            (whatever ``SAE.from_pretrained`` converts).
+        weights_format: ``gemma_scope`` (PATH/params.npz), ``gemma_scope_2`` (PATH/params.safetensors with
+            lower-case names, and config.json), ``sae_lens`` (PATH/cfg.json and sae_weights.safetensors) or
+            ``registry`` (whatever ``SAE.from_pretrained`` converts).
         saes: the SAEs, in the order in which they are run; with none, a store holds hidden states alone.
     """
 
@@ -123,13 +126,13 @@ class SaeConfigurations(_Strict):
     release: str
     repo_id: str
     sae_root: str = ""
-    weights_format: Literal["gemma_scope", "gemma_scope_2", "sae_lens", "registry"]
+    weights_format: WeightsFormat
     saes: tuple[SaeEntry, ...]
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "SaeConfigurations":
         names = [sae.name for sae in self.saes]
-        twice = [name for name in names if names.count(name) > 1]
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"two SAEs have the same name {twice[0]!r}")
         return self
@@ -199,126 +202,99 @@ def select_saes(
     return configurations.model_copy(update={"saes": tuple(kept)})
 
 
-def build_from_registry(release: str, model_id: str, width: str | None) -> SaeConfigurations:
-    """The configuration of a release, from sae-lens's registry.
-
-    Args:
-        release: e.g. ``gemma-scope-2b-pt-res``.
-        model_id: Hugging Face id of the model that the SAEs belong to.
-        width: e.g. ``16k`` keeps the ids with the part ``width_16k``; None keeps all.
-
-    Returns:
-        Residual-stream SAEs only, sorted by layer and l0. A Neuronpedia id is the release's own, or that
-        of the SAE's canonical name in the ``-canonical`` release.
-
-    Raises:
-        UserError: unknown release, or nothing of that width.
-    """
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    directory = get_pretrained_saes_directory()
-    if release not in directory:
-        raise UserError(
-            f"release {release!r} is not in sae-lens's registry; see the pretrained SAEs in its documentation"
-        )
-    entry = directory[release]
-    canonical = directory.get(f"{release}-canonical")
-    canonical_pages = (
-        {path: canonical.neuronpedia_id.get(sae_id) for sae_id, path in canonical.saes_map.items()}
-        if canonical
-        else {}
-    )
-    saes = []
-    for sae_id, path in entry.saes_map.items():
-        if width is not None and f"width_{width}" not in sae_id.split("/"):
-            continue
-        hook = _hook_of(release, sae_id, path)
-        if not _HOOK_OF_BLOCK.fullmatch(hook):
-            continue
-        page = entry.neuronpedia_id.get(sae_id) or canonical_pages.get(path) or ""
-        saes.append(_sae_entry(sae_id, path, hook, page, (entry.expected_l0 or {}).get(sae_id)))
-    if not saes:
-        raise UserError(
-            f"release {release!r} has no residual-stream SAE" + (f" of width {width}" if width else "")
-        )
-    formats: dict[str | None, Literal["gemma_scope", "sae_lens"]] = {
-        "gemma_2": "gemma_scope",
-        None: "sae_lens",
-    }
-    model_arguments = (entry.config_overrides or {}).get("model_from_pretrained_kwargs", {})
-    return SaeConfigurations(
-        format_version=FORMAT_VERSION,
-        description=f"{len(saes)} residual-stream SAEs of {release} for {model_id}",
-        model=ModelEntry(id=model_id, center_residual=model_arguments.get("center_writing_weights", False)),
-        release=release,
-        repo_id=entry.repo_id,
-        weights_format=formats.get(entry.conversion_func, "registry"),
-        saes=tuple(sorted(saes, key=lambda sae: (sae.layer, sae.average_l0 or 0, sae.name))),
-    )
-
-
-def _hook_of(release: str, sae_id: str, path: str) -> str:
-    """The hook from the id where it says so, from the SAE's own configuration (the hub) where not."""
-    if _HOOK_OF_BLOCK.fullmatch(sae_id):
-        return sae_id
-    if path.startswith("embedding/"):
-        return "hook_embed"
-    if match := re.match(r"layer_(\d+)/width_", path):
-        return f"blocks.{match[1]}.hook_resid_post"
-    from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
-
-    configuration = load_sae_config_from_huggingface(release, sae_id)
-    return str(configuration.get("metadata", {}).get("hook_name") or configuration.get("hook_name") or "")
-
-
-def _sae_entry(sae_id: str, path: str, hook: str, page: str, expected_l0: float | None) -> SaeEntry:
-    in_page = re.search(r"/(\d+)-", page)
-    in_hook = _HOOK_OF_BLOCK.fullmatch(hook)
-    assert in_hook is not None
-    layer = int(in_page[1]) if in_page else int(in_hook[1])
-    in_path = re.search(r"average_l0_(\d+)", path)
-    average_l0 = int(in_path[1]) if in_path else round(expected_l0) if expected_l0 else None
-    return SaeEntry(
-        name=f"layer_{layer:02d}_l0_{average_l0}" if in_path else f"layer_{layer:02d}",
-        layer=layer,
-        average_l0=average_l0,
-        hook=hook,
-        sae_id=sae_id,
-        path=path,
-        neuronpedia_id=page,
-    )
-
-
 def configurations_as_json(configurations: SaeConfigurations) -> dict[str, Any]:
     """What is written to the file."""
     return json.loads(configurations.model_dump_json())
+
+
+def l0_or_word(text: str) -> str | int:
+    """An argparse type: Gemma Scope 2's word for a sparsity, or a number.
+
+    Raises:
+        argparse.ArgumentTypeError: neither.
+    """
+    if text in L0_WORDS:
+        return text
+    try:
+        return positive_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor {', '.join(L0_WORDS)}") from None
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of this script."""
     parser = argparse.ArgumentParser(
         description="Build an SAE configuration file from sae-lens's registry of pretrained SAEs.\n\n"
+        "  uv run python sae_configurations.py --list-releases --model google/gemma-2-2b\n"
         "  uv run python sae_configurations.py --release gemma-scope-2b-pt-res --width 16k \\\n"
-        "      --model google/gemma-2-2b --output gemma_scope_16k_configurations.json",
+        "      --output gemma_scope_16k_configurations.json",
         formatter_class=HelpFormatter,
     )
-    parser.add_argument("--release", required=True, help="release name in sae-lens's registry")
-    parser.add_argument("--model", required=True, help="Hugging Face id of the language model")
-    parser.add_argument("--width", help="keep the SAEs of this width only, e.g. 16k")
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--release", help="release name in sae-lens's registry")
+    what.add_argument("--list-releases", action="store_true", help="print the registry's releases and end")
+    parser.add_argument(
+        "--model",
+        metavar="ID",
+        help="Hugging Face id of the language model, instead of the registry's; with --list-releases, list "
+        "the releases for this model",
+    )
+    parser.add_argument(
+        "--layers", type=index_ranges, metavar="5,12-15", help="keep the SAEs of these layers only"
+    )
+    parser.add_argument("--width", help="keep the SAEs of this width only, as their ids write it, e.g. 16k")
+    parser.add_argument(
+        "--l0",
+        type=l0_or_word,
+        metavar="WORD|N",
+        help=f"keep the SAEs of this sparsity: {', '.join(L0_WORDS)} (Gemma Scope 2's words), or a number, "
+        "the nearest published l0 of each layer, site and width",
+    )
+    parser.add_argument("--ids", metavar="GLOB", help="keep the SAEs whose id matches, e.g. '*_affine'")
+    parser.add_argument("--output", type=Path, help="the JSON file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser
 
 
+def _check_usage(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    if arguments.list_releases:
+        for name in ("layers", "width", "l0", "ids", "output", "overwrite"):
+            if getattr(arguments, name):
+                parser.error(f"--list-releases goes with --model alone; leave out --{name}")
+    elif arguments.output is None:
+        parser.error("--release needs --output, the file to write")
+
+
 @exit_codes
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build a configuration file; exit code 0, or 1 with one line on stderr."""
-    arguments = build_parser().parse_args(argv)
-    make_way(arguments.output, arguments.overwrite, "configuration file")
-    configurations = build_from_registry(arguments.release, arguments.model, arguments.width)
-    write_json(arguments.output, configurations_as_json(configurations))
-    pages = sum(bool(sae.neuronpedia_id) for sae in configurations.saes)
-    print(f"{arguments.output}: {len(configurations.saes)} SAEs, {pages} with a Neuronpedia page")
+    """Build a configuration file, or list releases; exit code 0, or 1 with one line on stderr."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    _check_usage(parser, arguments)
+    if not arguments.list_releases:
+        make_way(arguments.output, arguments.overwrite, "configuration file")
+    configure_logging("s1_compute_all_features")
+    logger.info("reading sae-lens's registry ...")
+    if arguments.list_releases:
+        from s1_compute_all_features.saes.registry_listing import list_releases
+
+        print(list_releases(arguments.model))
+        return 0
+    from huggingface_hub.utils import logging as hub_logging
+
+    from s1_compute_all_features.saes.registry import Selection, build_from_registry
+
+    hub_logging.set_verbosity_error()  # it tells of every try; how it ended is told here, in one line
+    selection = Selection(arguments.layers, arguments.width, arguments.l0, arguments.ids)
+    built = build_from_registry(arguments.release, selection, arguments.model)
+    for note in built.notes:
+        logger.warning("note: %s", note)
+    for reason, ids in built.left_out.items():
+        shown = ", ".join(ids[:3]) + (" and more" if len(ids) > 3 else "")
+        logger.warning("left out: %d SAEs (%s): %s", len(ids), shown, reason)
+    write_json(arguments.output, configurations_as_json(built.configurations))
+    pages = sum(bool(sae.neuronpedia_id) for sae in built.configurations.saes)
+    print(f"{arguments.output}: {built.configurations.description}, {pages} with a Neuronpedia page")
     return 0
 
 

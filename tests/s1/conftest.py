@@ -113,3 +113,19 @@ def store(finished_store, tmp_path):
     """A copy of the finished store, to be done with as a test likes."""
     shutil.copytree(finished_store, tmp_path / "store")
     return tmp_path / "store"
+
+
+@pytest.fixture
+def replay(tmp_path, monkeypatch):
+    """The hub as tests/s1/registry_samples has it, and no other."""
+    import socket
+
+    from tests.s1.registry_replay import Replay
+
+    def refuse(*_):
+        raise AssertionError("a test of the registry opened a socket")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    played = Replay(tmp_path / "hub")
+    played.install(monkeypatch)
+    return played

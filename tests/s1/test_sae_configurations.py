@@ -1,6 +1,7 @@
 """The shipped configuration files against sae-lens's registry, and files that are wrong."""
 
 import json
+import re
 
 import pytest
 
@@ -8,23 +9,35 @@ from pipeline_common.errors import UserError
 from s1_compute_all_features.sae_configurations import (
     GEMMA_SCOPE,
     GPT2_SMALL,
-    build_from_registry,
+    STAGE_FOLDER,
     configurations_as_json,
     main,
     read_sae_configurations,
     select_saes,
 )
 
+SHIPPED = {
+    # file: the command line that makes it
+    GEMMA_SCOPE.name: "--release gemma-scope-2b-pt-res --width 16k",
+    GPT2_SMALL.name: "--release gpt2-small-res-jb",
+    "pythia_70m_configurations.json": "--release pythia-70m-deduped-res-sm",
+    "gemma_scope_2_270m_configurations.json": "--release gemma-scope-2-270m-pt-res --width 16k",
+    "gemma_scope_2_4b_configurations.json": "--release gemma-scope-2-4b-pt-res --width 16k",
+}
 
-@pytest.mark.parametrize(
-    ("path", "release", "model", "width"),
-    [
-        (GEMMA_SCOPE, "gemma-scope-2b-pt-res", "google/gemma-2-2b", "16k"),
-        (GPT2_SMALL, "gpt2-small-res-jb", "openai-community/gpt2", None),
-    ],
-)
-def test_the_shipped_files_are_what_the_registry_says(path, release, model, width):
-    assert read_sae_configurations(path) == build_from_registry(release, model, width)
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_file_is_what_its_command_writes(name, replay, tmp_path):
+    table = (STAGE_FOLDER / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| `{name}`.*`{SHIPPED[name]}` \|$", table, re.MULTILINE)
+    assert main([*SHIPPED[name].split(), "--output", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_text() == (STAGE_FOLDER / name).read_text()
+
+
+def test_every_shipped_file_can_be_read():
+    files = {path.name for path in STAGE_FOLDER.glob("*_configurations.json")}
+    assert files == {*SHIPPED, "smollm2_configurations.json"}
+    assert all(read_sae_configurations(STAGE_FOLDER / name).saes for name in files)
 
 
 def test_gemma_scope_has_135_saes_and_38_pages():
@@ -81,23 +94,72 @@ def test_a_file_that_is_not_json_names_the_line(tmp_path):
         read_sae_configurations(tmp_path / "c.json")
 
 
-def test_the_script_builds_the_shipped_file(tmp_path, capsys):
-    output = tmp_path / "gpt2.json"
-    arguments = [
-        "--release",
-        "gpt2-small-res-jb",
-        "--model",
-        "openai-community/gpt2",
-        "--output",
-        str(output),
-    ]
+def test_the_script_says_what_it_wrote_and_what_it_left_out(tmp_path, capsys, caplog, replay):
+    output = tmp_path / "a.json"
+    arguments = ["--release", "gemma-scope-9b-pt-res", "--ids", "*/average_l0_1?", "--output", str(output)]
     assert main(arguments) == 0
-    assert output.read_text() == GPT2_SMALL.read_text()
+    assert "residual-stream SAEs of gemma-scope-9b-pt-res for google/gemma-2-9b" in capsys.readouterr().out
+    assert "left out: 1 SAEs (embedding/width_4k/average_l0_14): it reads the token embeddings" in caplog.text
     assert main(arguments) == 1
     assert "already exists" in capsys.readouterr().err
-    assert main(["--release", "no-such", "--model", "m", "--output", str(tmp_path / "x.json")]) == 1
-    assert "not in sae-lens's registry" in capsys.readouterr().err
+    assert main(["--release", "no-such", "--output", str(tmp_path / "x.json")]) == 1
+    assert "not in sae-lens's registry; --list-releases shows" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
+
+
+def test_mlp_saes_are_not_taken_for_those_of_the_residual_stream(tmp_path, capsys):
+    output = tmp_path / "mlp.json"
+    arguments = ["--release", "gemma-scope-2b-pt-mlp-canonical", "--width", "16k", "--output", str(output)]
+    assert main(arguments) == 0
+    written = read_sae_configurations(output)
+    assert [sae.hook for sae in written.saes] == [f"blocks.{layer}.hook_mlp_out" for layer in range(26)]
+    assert [sae.name for sae in written.saes[:2]] == ["layer_00_l0_119", "layer_01_l0_105"]
+    assert "26 MLP-output SAEs of" in capsys.readouterr().out
+
+
+def test_releases_are_listed_for_all_models_or_one(capsys, replay):
+    assert main(["--list-releases"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 171
+    assert lines[0].split() == ["release", "model", "SAEs", "sites", "widths"]
+    assert main(["--list-releases", "--model", "EleutherAI/pythia-70m-deduped"]) == 0
+    listed = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[0] for line in listed[:2]] == [
+        "pythia-70m-deduped-att-sm",
+        "pythia-70m-deduped-mlp-sm",
+    ]
+    assert main(["--list-releases", "--model", "no/such"]) == 1
+    assert "no release is for the model 'no/such'; there are some for" in capsys.readouterr().err
+    assert main(["--list-releases", "--model", "meta-llama/Llama-3.1-8B"]) == 0
+    assert "as hyperparams.json on the hub says" in capsys.readouterr().out
+    assert replay.asked == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "one of the arguments --release --list-releases is required"),
+        ("--release a", "--release needs --output"),
+        ("--release a --list-releases", "not allowed with"),
+        ("--list-releases --width 16k", "--list-releases goes with --model alone; leave out --width"),
+        ("--list-releases --output a.json", "leave out --output"),
+        ("--release a --output b --l0 tiny", "'tiny' is not an integer, nor small, medium, big"),
+        ("--release a --output b --l0 0", "0 is not at least 1"),
+        ("--release a --output b --layers 5-3", "runs backwards"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_wrong_usage(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments.split())
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_two_saes_of_a_layer_may_have_the_same_l0(tmp_path):
+    def change(content):
+        content["saes"][1].update(layer=0, average_l0=10)
+
+    assert read_sae_configurations(altered(tmp_path, change)).saes[1].layer == 0
 
 
 def test_a_configuration_without_saes_is_one(tmp_path):
