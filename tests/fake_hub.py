@@ -12,7 +12,15 @@ import torch
 from safetensors.numpy import save_file
 from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from s1_compute_all_features.sae_configurations import SaeConfigurations
 
@@ -158,3 +166,55 @@ def write_fake_gpt2_saes(
                 }
             )
         )
+
+
+def tiny_gpt_neox(n_layers: int = 6, d_model: int = 16, vocabulary: int = 400) -> GPTNeoXForCausalLM:
+    """Random weights of the GPT-NeoX architecture, which Pythia has."""
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=d_model,
+        intermediate_size=2 * d_model,
+        num_hidden_layers=n_layers,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+    )
+    return GPTNeoXForCausalLM(config).eval()
+
+
+def write_fake_pythia(cache: Path, repo_id: str = "EleutherAI/pythia-70m-deduped") -> None:
+    """Pythia-70m's place in the cache; its tokenizer does not put a BOS token in front."""
+    folder = snapshot(cache, repo_id)
+    tiny_gpt_neox().save_pretrained(folder)
+    small_tokenizer(bos="<|endoftext|>", prepend=False).save_pretrained(folder)
+
+
+def write_relu_sae(folder: Path, cfg: str, d_model: int = 16, d_sae: int = 48, seed: int = 0) -> None:
+    """A ReLU SAE in sae-lens's own format, beside the cfg.json that is given; its sizes are put in."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = {"W_enc": (d_model, d_sae), "W_dec": (d_sae, d_model), "b_enc": (d_sae,), "b_dec": (d_model,)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(weights, folder / "sae_weights.safetensors")
+    sizes = {"d_in": d_model, "d_sae": d_sae}
+    (folder / "cfg.json").write_text(json.dumps({**json.loads(cfg), **sizes}))
+
+
+def write_gemma_scope_2_sae(
+    folder: Path, config: str, d_model: int = 16, d_sae: int = 64, seed: int = 0
+) -> None:
+    """A random JumpReLU SAE in Gemma Scope 2's file layout, beside the config.json that is given."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        "w_enc": rng.normal(size=(d_model, d_sae)),
+        "w_dec": rng.normal(size=(d_sae, d_model)),
+        "b_enc": rng.normal(size=d_sae),
+        "b_dec": rng.normal(size=d_model),
+        "threshold": rng.uniform(0.5, 3.0, size=d_sae),
+    }
+    save_file(
+        {name: array.astype(np.float32) for name, array in weights.items()}, folder / "params.safetensors"
+    )
+    (folder / "config.json").write_text(json.dumps({**json.loads(config), "width": d_sae}))

@@ -11,6 +11,25 @@ from s1_compute_all_features.saes.registry_names import width_of
 from s1_compute_all_features.saes.registry_sites import training_of
 from s1_compute_all_features.saes.sites import HOOKS
 
+PUBLISHED = {
+    "connor_rob_hook_z": "attention SAEs of GPT-2",
+    "deepseek_r1": "qresearch, DeepSeek R1",
+    "dictionary_learning_1": "SAE Bench; andyrdt",
+    "gemma_2": "Gemma Scope",
+    "gemma_2_transcoder": "Gemma Scope, transcoders",
+    "gemma_3": "Gemma Scope 2",
+    "goodfire": "Goodfire",
+    "llama_scope": "Llama Scope",
+    "llama_scope_r1_distill": "Llama Scope, R1 distillation",
+    "mntss_clt_layer_transcoder": "cross-layer transcoder of Gemma 2",
+    "mwhanna_transcoder": "transcoders of Qwen 3",
+    "qwen_scope": "Qwen-Scope",
+    "sae_lens": "GPT-2, Pythia, Gemma, Mistral, Llama 3 and others in sae-lens's own format",
+    "sparsify": "EleutherAI",
+    "temporal": "temporal SAEs",
+}
+"""Loader to what it is known for."""
+
 
 def places_of(saes: Iterable[RegisteredSae]) -> tuple[Counter[str], Counter[str], Counter[str]]:
     """Where SAEs read, as far as that is known without a file of the hub.
@@ -80,8 +99,8 @@ def table_of_loaders() -> str:
     for release, entry in registry().items():
         groups.setdefault(entry.conversion_func or "sae_lens", []).append(release)
     lines = [
-        "| loader | releases | entries | site known off line | site from a hub file | refused |",
-        "|---|---:|---:|---|---|---|",
+        "| loader | of | releases | entries | site known off line | site from a hub file | refused because |",
+        "|---|---|---:|---:|---|---|---|",
     ]
     sums = [0] * 5
     for loader in sorted(groups):
@@ -89,9 +108,14 @@ def table_of_loaders() -> str:
         places = places_of(saes)
         counts = [len(groups[loader]), len(saes), *(sum(count.values()) for count in places)]
         sums = [one + other for one, other in zip(sums, counts, strict=True)]
-        cells = [f"`{loader}`", *(f"{count:,}" for count in counts[:2]), *map(_counted, places)]
+        cells = [
+            f"`{loader}`",
+            PUBLISHED.get(loader, ""),
+            *(f"{count:,}" for count in counts[:2]),
+            *map(_counted, places),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines.append(f"| **all** | {' | '.join(f'**{count:,}**' for count in sums)} |")
+    lines.append(f"| **all** | | {' | '.join(f'**{count:,}**' for count in sums)} |")
     return "\n".join(lines) + "\n"
 
 

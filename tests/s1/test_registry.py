@@ -9,6 +9,7 @@ from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from pipeline_common.errors import UserError
 from s1_compute_all_features.saes.registry import Selection, build_from_registry
+from s1_compute_all_features.saes.registry_listing import table_of_loaders
 from s1_compute_all_features.saes.registry_models import MODELS
 from s1_compute_all_features.saes.sites import AMBIGUOUS, site_of
 from tests.s1.registry_replay import said_by_sae_lens
@@ -351,3 +352,12 @@ def test_a_selection_takes_part_of_a_release(replay):
 def test_a_selection_that_leaves_nothing_says_what_there_is(replay, release, selection, message):
     with pytest.raises(UserError, match=message):
         build_from_registry(release, Selection(**selection))
+
+
+def test_the_table_in_the_document_is_the_registry_of_today():
+    from docs.update_registry_table import BETWEEN, DOCUMENT
+
+    found = BETWEEN.search(DOCUMENT.read_text(encoding="utf-8"))
+    assert found
+    assert found[0] == found[1] + table_of_loaders() + found[2]
+    assert "**170** | **13,857**" in found[0]
