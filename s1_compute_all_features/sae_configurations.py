@@ -6,18 +6,18 @@ A configuration is one JSON file. Nothing else in the pipeline knows which model
 import argparse
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline_common.command_line import HelpFormatter, configure_logging, index_ranges, positive_int
+from pipeline_common.command_line import HelpFormatter, configure_logging, index_ranges
 from pipeline_common.errors import UserError, exit_codes
 from pipeline_common.files import make_way, read_json, write_json
 from s1_compute_all_features.feature_store import NEURONPEDIA_ID
 from s1_compute_all_features.saes.registry_entries import L0_WORDS
+from s1_compute_all_features.saes.registry_names import l0_or_word
 from s1_compute_all_features.saes.sites import Site, site_of
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class SaeConfigurations(_Strict):
     @model_validator(mode="after")
     def _names_are_unique(self) -> "SaeConfigurations":
         names = [sae.name for sae in self.saes]
-        twice = [name for name, count in Counter(names).items() if count > 1]
+        twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"two SAEs have the same name {twice[0]!r}")
         return self
@@ -168,7 +168,8 @@ def select_saes(
         configurations: the whole.
         layers: keep the SAEs of these layers.
         max_l0: keep the SAEs whose published l0 is at most this.
-        nearest_l0: of each layer keep the SAE whose published l0 is nearest to this, the sparser of two.
+        nearest_l0: of each layer and site keep the SAE whose published l0 is nearest to this, the sparser
+            of two; SAEs of that same l0 are all kept, those without a published one never.
         names: keep these SAEs; with an empty list none is left, and that is no error.
 
     Raises:
@@ -187,17 +188,19 @@ def select_saes(
     if max_l0 is not None:
         kept = [sae for sae in kept if sae.average_l0 is not None and sae.average_l0 <= max_l0]
     if nearest_l0 is not None:
-        best: dict[int, SaeEntry] = {}
-        for sae in sorted(
-            kept, key=lambda sae: (abs((sae.average_l0 or 0) - nearest_l0), sae.average_l0 or 0)
-        ):
-            best.setdefault(sae.layer, sae)
-        kept = [sae for sae in kept if best[sae.layer] is sae]
+        best: dict[tuple[int, str], tuple[int, int]] = {}
+        for sae in kept:
+            if sae.average_l0 is not None:
+                distance = (abs(sae.average_l0 - nearest_l0), sae.average_l0)
+                best[sae.layer, sae.hook] = min(distance, best.get((sae.layer, sae.hook), distance))
+        nearest = {(*place, l0) for place, (_, l0) in best.items()}
+        kept = [sae for sae in kept if (sae.layer, sae.hook, sae.average_l0) in nearest]
     if configurations.saes and not kept and names != []:
-        smallest = min((sae.average_l0 or 0 for sae in configurations.saes), default=0)
+        known = [sae.average_l0 for sae in configurations.saes if sae.average_l0 is not None]
         raise UserError(
             f"no SAE of the configuration is left by --layers, --saes, --max-l0 or --l0; it has the layers "
-            f"{sorted({sae.layer for sae in configurations.saes})} and l0 from {smallest} upwards"
+            f"{sorted({sae.layer for sae in configurations.saes})} and "
+            + (f"l0 from {min(known)} upwards" if known else "no published l0")
         )
     return configurations.model_copy(update={"saes": tuple(kept)})
 
@@ -205,20 +208,6 @@ def select_saes(
 def configurations_as_json(configurations: SaeConfigurations) -> dict[str, Any]:
     """What is written to the file."""
     return json.loads(configurations.model_dump_json())
-
-
-def l0_or_word(text: str) -> str | int:
-    """An argparse type: Gemma Scope 2's word for a sparsity, or a number.
-
-    Raises:
-        argparse.ArgumentTypeError: neither.
-    """
-    if text in L0_WORDS:
-        return text
-    try:
-        return positive_int(text)
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, nor {', '.join(L0_WORDS)}") from None
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,9 +1,11 @@
 """What the registry's ids and paths say of an SAE beside its site: layer, width, l0, and a name."""
 
+import argparse
 import math
 import re
 from collections.abc import Mapping, Sequence
 
+from pipeline_common.command_line import positive_int
 from pipeline_common.errors import UserError
 from s1_compute_all_features.saes.registry_entries import L0_WORDS, RegisteredSae
 from s1_compute_all_features.saes.sites import (
@@ -104,6 +106,20 @@ def l0_word_of(sae: RegisteredSae) -> str:
     """Gemma Scope 2's word for the sparsity; empty elsewhere."""
     found = re.search(rf"_l0_({'|'.join(L0_WORDS)})(?=_|$)", sae.path)
     return found[1] if found else ""
+
+
+def l0_or_word(text: str) -> str | int:
+    """An argparse type: Gemma Scope 2's word for a sparsity, or a number.
+
+    Raises:
+        argparse.ArgumentTypeError: neither.
+    """
+    if text in L0_WORDS:
+        return text
+    try:
+        return positive_int(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor {', '.join(L0_WORDS)}") from None
 
 
 def names_of(saes: Sequence[RegisteredSae], width: str | None) -> dict[str, str]:

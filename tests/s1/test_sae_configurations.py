@@ -193,3 +193,19 @@ def test_a_configuration_of_before_is_read(tmp_path):
     assert (
         "demonstration" not in configurations_as_json(read_sae_configurations(tmp_path / "old.json"))["model"]
     )
+
+
+def test_an_sae_without_a_published_l0_is_nearest_to_nothing(tmp_path):
+    def change(content):
+        content["saes"] = content["saes"][:4]
+        for sae, (layer, l0) in zip(content["saes"], [(0, None), (0, 40), (0, 60), (1, None)], strict=True):
+            sae.update(layer=layer, average_l0=l0, hook="blocks.0.hook_resid_post")
+
+    configurations = read_sae_configurations(altered(tmp_path, change))
+    assert [sae.average_l0 for sae in select_saes(configurations, nearest_l0=1).saes] == [40]
+    assert [sae.average_l0 for sae in select_saes(configurations, nearest_l0=50).saes] == [40]
+    with pytest.raises(UserError, match=r"has the layers .* and l0 from 40 upwards"):
+        select_saes(configurations, layers=[1], nearest_l0=50)
+    unknown = configurations.model_copy(update={"saes": configurations.saes[:1]})
+    with pytest.raises(UserError, match="and no published l0"):
+        select_saes(unknown, max_l0=9)
