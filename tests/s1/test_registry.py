@@ -12,7 +12,7 @@ from s1_compute_all_features.saes.registry import Selection, build_from_registry
 from s1_compute_all_features.saes.registry_listing import table_of_loaders
 from s1_compute_all_features.saes.registry_models import MODELS
 from s1_compute_all_features.saes.sites import AMBIGUOUS, site_of
-from tests.s1.registry_replay import said_by_sae_lens
+from tests.s1.registry_replay import CACHED, said_by_sae_lens
 
 REGISTRY = get_pretrained_saes_directory()
 MODELS_IN_DOUBT = {
@@ -121,7 +121,9 @@ BUILT = {
 """SAEs by loader and site. That of mntss is the sample's; Llama Scope's are what its letters stand for."""
 
 
-def test_one_entry_of_each_release_reads_where_sae_lens_says(replay):
+@pytest.mark.parametrize("cached", [CACHED, frozenset()], ids=["cached", "not cached"])
+def test_one_entry_of_each_release_reads_where_sae_lens_says(replay, cached):
+    replay.cached = cached
     for release, entry in REGISTRY.items():
         first = next(sae_id for sae_id in entry.saes_map if not sae_id.startswith("embedding/"))
         built = check_release(release, Selection(ids=first))
