@@ -75,7 +75,7 @@ class SaeEntry(_Strict):
         neuronpedia_id: empty where Neuronpedia has no page.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     layer: int = Field(ge=0)
     average_l0: int | None = Field(ge=0)
     hook: str

@@ -6,7 +6,7 @@ Axes: D d_model, F features (d_sae).
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ def locate_sae(
     if root is None and configurations.weights_format == "registry":
         sae = _from_registry(configurations, entry, "cpu")
         spec = spec_of_cfg(f"SAE {entry.name}", sae.cfg.to_dict())
-        check_training(entry, configurations, spec)
+        check_training(entry, configurations, spec if _has_own_cfg(configurations.release) else _unsaid(spec))
         return LocatedSae(entry, None, fingerprint_of_tensors(sae.state_dict()), spec)
     if root is None:
         layout: str = configurations.weights_format
@@ -110,6 +110,17 @@ def locate_sae(
     spec = spec_of_folder(layout, weights, entry.path, entry.site)
     check_training(entry, configurations, spec)
     return LocatedSae(entry, weights, _fingerprint(weights), spec)
+
+
+def _has_own_cfg(release: str) -> bool:
+    """Whether sae-lens reads the SAE's own cfg.json; its other loaders say the same of every SAE."""
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    return get_pretrained_saes_directory()[release].conversion_func is None
+
+
+def _unsaid(spec: SaeSpec) -> SaeSpec:
+    return replace(spec, prepend_bos=None)
 
 
 def _in_folder(configurations: SaeConfigurations, entry: SaeEntry, root: Path) -> tuple[str, Path]:

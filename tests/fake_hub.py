@@ -15,6 +15,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -218,3 +222,35 @@ def write_gemma_scope_2_sae(
         {name: array.astype(np.float32) for name, array in weights.items()}, folder / "params.safetensors"
     )
     (folder / "config.json").write_text(json.dumps({**json.loads(config), "width": d_sae}))
+
+
+def tiny_gemma3(
+    n_layers: int, has_pictures: bool, d_model: int = 16, vocabulary: int = 400
+) -> torch.nn.Module:
+    """Random weights of the Gemma-3 architecture; with pictures in the wrapper that holds them from 4b on."""
+    torch.manual_seed(0)
+    small = {"hidden_size": d_model, "intermediate_size": 2 * d_model, "num_attention_heads": 2}
+    text = Gemma3TextConfig(
+        **small,
+        vocab_size=vocabulary,
+        num_hidden_layers=n_layers,
+        num_key_value_heads=1,
+        head_dim=d_model // 2,
+        query_pre_attn_scalar=d_model // 2,
+        max_position_embeddings=256,
+        sliding_window=8,
+        initializer_range=0.3,
+    )
+    if not has_pictures:
+        return Gemma3ForCausalLM(text).eval()
+    vision = {**small, "num_hidden_layers": 2, "image_size": 28, "patch_size": 14}
+    ids = {"image_token_index": 399, "boi_token_index": 397, "eoi_token_index": 398}
+    config = Gemma3Config(text_config=text.to_dict(), vision_config=vision, mm_tokens_per_image=4, **ids)
+    return Gemma3ForConditionalGeneration(config).eval()
+
+
+def write_fake_gemma3(cache: Path, repo_id: str, n_layers: int, has_pictures: bool) -> None:
+    """A Gemma 3's place in the cache."""
+    folder = snapshot(cache, repo_id)
+    tiny_gemma3(n_layers, has_pictures).save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)

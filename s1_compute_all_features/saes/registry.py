@@ -156,6 +156,11 @@ def build_from_registry(
         weights_format=_weights_format(kept),
         saes=tuple(sorted(entries, key=_order)),
     )
+    if not model.prepend_bos and any(found.prepend_bos for found in told.values()):
+        notes.append(
+            f"{model.id} has no BOS token, so prepend_bos is written as False, although sae-lens's loader "
+            "says True of every SAE that it converts"
+        )
     return Built(configurations, left_out, [*notes, *_unknown_bos(told, model.prepend_bos, files)])
 
 

@@ -25,6 +25,10 @@ MODELS = {
 }
 """The registry's short names of models to their Hugging Face ids; its other names are such ids."""
 
+WITHOUT_BOS = ("Qwen/",)
+"""Models by these names have no BOS token. sae-lens's loaders say ``prepend_bos`` of their SAEs all the same,
+as they do of every SAE that they convert."""
+
 _CENTRED = {RESID_PRE, RESID_MID, RESID_POST, ATTN_OUT, MLP_OUT}
 """Sites that centred writing weights change by the mean over d_model, and by nothing else."""
 
@@ -56,7 +60,8 @@ def model_entry(release: str, model_id: str | None, told: Mapping[str, Told]) ->
         )
     ((prepend_bos, centred),) = settings
     model = model_id or _default_model(release, told)
-    return ModelEntry(id=model, prepend_bos=prepend_bos, center_residual=centred)
+    has_bos = not model.startswith(WITHOUT_BOS)
+    return ModelEntry(id=model, prepend_bos=prepend_bos and has_bos, center_residual=centred)
 
 
 def _is_centred(release: str, sae_id: str, told: Told) -> bool:

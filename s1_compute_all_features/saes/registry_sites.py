@@ -11,22 +11,15 @@ from typing import Any
 
 from s1_compute_all_features.saes.registry_entries import RegisteredSae, Told, agreed, hook_of, matched
 from s1_compute_all_features.saes.registry_files import HubFiles
-from s1_compute_all_features.saes.sites import ATTN_OUT, HOOK_Z, MLP_IN, MLP_OUT, RESID_POST
-
-GEMMA_3_FOLDERS = {
-    "resid_post": RESID_POST,
-    "resid_post_all": RESID_POST,
-    "attn_out": HOOK_Z,
-    "attn_out_all": HOOK_Z,
-    "mlp_out": MLP_OUT,
-    "mlp_out_all": MLP_OUT,
-    "transcoder": MLP_IN,
-    "transcoder_all": MLP_IN,
-    "clt": MLP_IN,
-}
-"""First folder of a path of Gemma Scope 2 to what its SAEs read. ``attn_out`` holds SAEs of the input of
-``o_proj``, the heads' outputs. Transcoders read ``pre_feedforward_layernorm.output``; sae-lens writes
-``hook_mlp_in`` for them, which is another place."""
+from s1_compute_all_features.saes.sites import (
+    ATTN_OUT,
+    GEMMA_SCOPE_2_FOLDERS,
+    GEMMA_SCOPE_REPOSITORIES,
+    HOOK_Z,
+    MLP_IN,
+    MLP_OUT,
+    RESID_POST,
+)
 
 LLAMA_SCOPE_LETTERS = {"R": RESID_POST, "A": ATTN_OUT, "M": MLP_OUT}
 """Position in Llama Scope's names, ``L15R-8x``, to the site. The SAE's own file decides; this must agree."""
@@ -79,11 +72,10 @@ def _by_code(sae: RegisteredSae, own: str) -> Told:
 
 
 def _gemma_2(sae: RegisteredSae, files: HubFiles) -> Told:
-    kinds = {"res": RESID_POST, "mlp": MLP_OUT, "att": HOOK_Z}
     repository = matched(sae, r"google/gemma-scope-\w+-(?:pt|it)-(res|mlp|att)", sae.repo_id, "repository")
     pattern = r"(?:layer_(\d+)|embedding)/width_\w+/average_l0_\d+"
     block = matched(sae, pattern, sae.path, "path")[1]
-    return _by_code(sae, hook_of(block, kinds[repository[1]]) if block else "hook_embed")
+    return _by_code(sae, hook_of(block, GEMMA_SCOPE_REPOSITORIES[repository[1]]) if block else "hook_embed")
 
 
 def _gemma_2_transcoder(sae: RegisteredSae, files: HubFiles) -> Told:
@@ -94,12 +86,14 @@ def _gemma_2_transcoder(sae: RegisteredSae, files: HubFiles) -> Told:
 
 def _gemma_3(sae: RegisteredSae, files: HubFiles) -> Told:
     folder, _, rest = sae.path.partition("/")
-    if folder not in GEMMA_3_FOLDERS:
-        raise sae.refused(f"folder {folder!r} is none of those that are known: {', '.join(GEMMA_3_FOLDERS)}")
+    if folder not in GEMMA_SCOPE_2_FOLDERS:
+        raise sae.refused(
+            f"folder {folder!r} is none of those that are known: {', '.join(GEMMA_SCOPE_2_FOLDERS)}"
+        )
     block = matched(sae, r"(?:.*/)?(?:\w+_)?layer_(\d+)(?:_\w+)?", rest, "path")[1]
     config = files.cached(sae.repo_id, f"{sae.path}/config.json") or {}
     statements = {
-        "the folder": hook_of(block, GEMMA_3_FOLDERS[folder]),
+        "the folder": hook_of(block, GEMMA_SCOPE_2_FOLDERS[folder]),
         "hf_hook_point_in of its config.json": str(config.get("hf_hook_point_in") or ""),
     }
     return Told(agreed(sae, statements))

@@ -23,11 +23,10 @@ from pipeline_common.errors import UserError
 from pipeline_common.files import npy_header, read_npz
 from s1_compute_all_features.saes.sae_spec import SaeSpec, refuse_other_tensors, site_of_metadata, spec_of_cfg
 from s1_compute_all_features.saes.sites import (
-    HOOK_Z,
+    GEMMA_SCOPE_2_FOLDERS,
+    GEMMA_SCOPE_REPOSITORIES,
     MLP_IN,
     MLP_NORMALIZED,
-    MLP_OUT,
-    RESID_POST,
     Site,
 )
 
@@ -52,12 +51,6 @@ NAMES_2 = {
     "W_skip": "affine_skip_connection",
 }
 """Tensor to its name in a file of Gemma Scope 2."""
-
-FOLDERS_2 = {"resid_post": RESID_POST, "attn_out": HOOK_Z, "mlp_out": MLP_OUT, "transcoder": MLP_IN}
-"""Folder of Gemma Scope 2 to what its SAEs read, where no config.json says so."""
-
-REPOSITORIES = {"res": RESID_POST, "mlp": MLP_OUT, "att": HOOK_Z, "transcoders": MLP_NORMALIZED}
-"""End of the name of a Gemma Scope repository to what its SAEs read."""
 
 _SCALING_FACTOR = "scaling_factor"
 _RELU = ("relu", "topk", None)
@@ -136,8 +129,8 @@ def _spec_2(weights: Path, path: str, configured: Site, shapes: Mapping[str, tup
 
 def _site_of_folder_2(path: str) -> Site | None:
     """The site that a folder's name tells, e.g. ``resid_post_all/layer_12_width_16k_l0_small``, or None."""
-    match = re.fullmatch(r"(?:.*/)?([a-z_]+?)(?:_all)?/layer_(\d+)_.*", path)
-    kind = FOLDERS_2.get(match[1]) if match else None
+    match = re.fullmatch(r"(?:.*/)?(\w+)/layer_(\d+)_.*", path)
+    kind = GEMMA_SCOPE_2_FOLDERS.get(match[1]) if match else None
     return Site(int(match[2]), kind) if match and kind else None
 
 
@@ -265,6 +258,6 @@ def site_of_repository(repo_id: str, path: str) -> Site | None:
 
     Its files say nothing of it; the names of the repository and of the folder do.
     """
-    match = re.fullmatch(rf"google/gemma-scope-\d+b-[a-z]+-({'|'.join(REPOSITORIES)})", repo_id)
+    match = re.fullmatch(rf"google/gemma-scope-\d+b-[a-z]+-({'|'.join(GEMMA_SCOPE_REPOSITORIES)})", repo_id)
     layer = re.match(r"layer_(\d+)/", path)
-    return Site(int(layer[1]), REPOSITORIES[match[1]]) if match and layer else None
+    return Site(int(layer[1]), GEMMA_SCOPE_REPOSITORIES[match[1]]) if match and layer else None

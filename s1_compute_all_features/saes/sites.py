@@ -39,6 +39,24 @@ DESCRIPTIONS = {
 _WRITTEN = (RESID_PRE, RESID_MID, RESID_POST, ATTN_OUT, MLP_OUT)
 """Kinds whose values blocks write to the residual stream, or that are its sums."""
 
+GEMMA_SCOPE_REPOSITORIES = {"res": RESID_POST, "mlp": MLP_OUT, "att": HOOK_Z, "transcoders": MLP_NORMALIZED}
+"""End of the name of a repository of Gemma Scope to what its SAEs read: their files do not say."""
+
+GEMMA_SCOPE_2_FOLDERS = {
+    "resid_post": RESID_POST,
+    "resid_post_all": RESID_POST,
+    "attn_out": HOOK_Z,
+    "attn_out_all": HOOK_Z,
+    "mlp_out": MLP_OUT,
+    "mlp_out_all": MLP_OUT,
+    "transcoder": MLP_IN,
+    "transcoder_all": MLP_IN,
+    "clt": MLP_IN,
+}
+"""First folder of a path of Gemma Scope 2 to what its SAEs read. ``attn_out`` holds SAEs of the input of
+``o_proj``, the heads' outputs. Transcoders read ``pre_feedforward_layernorm.output``; sae-lens writes
+``hook_mlp_in`` for them, which is another place."""
+
 _OTHER_SPELLINGS = {"hook_z": HOOK_Z}
 """Names within a block that releases use beside those of `HOOKS`."""
 

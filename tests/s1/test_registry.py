@@ -363,3 +363,10 @@ def test_the_table_in_the_document_is_the_registry_of_today():
     assert found
     assert found[0] == found[1] + table_of_loaders() + found[2]
     assert "**170** | **13,857**" in found[0]
+
+
+@pytest.mark.parametrize("release", ["qwen-scope-3-1.7b-base-w32k-l50", "mwhanna-qwen3-4b-transcoders"])
+def test_a_model_without_a_bos_token_gets_none_whatever_the_loader_says(release):
+    built = build_from_registry(release)
+    assert built.configurations.model.prepend_bos is False
+    assert any("has no BOS token" in note for note in built.notes)

@@ -7,18 +7,26 @@ import numpy as np
 import pytest
 import torch
 from sae_lens import SAE
+from safetensors import safe_open
 
 from pipeline_common.errors import UserError
 from s1_compute_all_features.extract_sae_features import main
 from s1_compute_all_features.feature_store import FeatureStore
 from s1_compute_all_features.sae_configurations import STAGE_FOLDER, read_sae_configurations
 from s1_compute_all_features.saes.registry import Selection, build_from_registry
-from tests.fake_hub import snapshot, write_fake_pythia, write_gemma_scope_2_sae, write_relu_sae
+from tests.fake_hub import (
+    snapshot,
+    write_fake_gemma3,
+    write_fake_pythia,
+    write_gemma_scope_2_sae,
+    write_relu_sae,
+)
 from tests.s1.conftest import arguments
 from tests.s1.registry_replay import filled_in
 
 PYTHIA_70M = STAGE_FOLDER / "pythia_70m_configurations.json"
 GEMMA_SCOPE_2_270M = STAGE_FOLDER / "gemma_scope_2_270m_configurations.json"
+GEMMA_SCOPE_2_4B = STAGE_FOLDER / "gemma_scope_2_4b_configurations.json"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -93,3 +101,53 @@ def test_a_cached_config_json_of_gemma_scope_2_has_to_agree_with_its_folder(cach
     assert len(built.configurations.saes) == 11
     with pytest.raises(UserError, match=r"the folder says .*blocks\.5\.hook_resid_post, hf_hook_point_in"):
         build_from_registry(configurations.release, Selection(ids=configurations.saes[0].sae_id))
+
+
+def write_gemma_scope_2(cache, configurations):
+    folder = snapshot(cache, configurations.repo_id)
+    for seed, sae in enumerate(configurations.saes):
+        config = filled_in("gemma_3_resid_post.config.json", sae.site.block)
+        write_gemma_scope_2_sae(folder / sae.path, config, seed=seed)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("path", "n_layers", "has_pictures"), [(GEMMA_SCOPE_2_270M, 18, False), (GEMMA_SCOPE_2_4B, 34, True)]
+)
+def test_gemma_scope_2_from_a_hub_cache(path, n_layers, has_pictures, cache, tmp_path, labelled_csv):
+    """As many layers as the real models have; from 4b on the language model of one that reads pictures."""
+    configurations = read_sae_configurations(path)
+    write_fake_gemma3(cache, configurations.model.id, n_layers, has_pictures)
+    folder = write_gemma_scope_2(cache, configurations)
+    assert main(arguments(labelled_csv, tmp_path / "store", path)) == 0
+    store = FeatureStore(tmp_path / "store", keep_sinks=True)
+    assert len(store.saes) == 12
+    assert store.layers == list(range(n_layers))
+    assert len({store.find_sae(name=sae.name).name for sae in store.saes}) == 12
+    for sae, entry in zip(
+        store.saes, sorted(configurations.saes, key=lambda e: (e.layer, e.average_l0)), strict=True
+    ):
+        assert sae.name == entry.name
+        with safe_open(folder / entry.path / "params.safetensors", "numpy") as weights:
+            W_enc, b_enc, threshold = (weights.get_tensor(name) for name in ("w_enc", "b_enc", "threshold"))
+        p = store.hidden_states(sae.layer) @ W_enc + b_enc
+        expected = np.maximum(p, 0) * (p > threshold)
+        got = store.activations(sae).to_dense()
+        assert 0.02 < (got > 0).mean() < 0.98
+        clear = np.abs(p - threshold) > 0.1  # the stored states are float16, the activations are not of them
+        np.testing.assert_array_equal((got > 0)[clear], (expected > 0)[clear])
+        np.testing.assert_allclose(got[clear], expected[clear], atol=0.1)
+
+
+def test_an_sae_of_gemma_scope_2_under_another_site_is_refused_before_the_model_runs(
+    cache, tmp_path, labelled_csv, capsys
+):
+    content = json.loads(GEMMA_SCOPE_2_270M.read_text())
+    configurations = read_sae_configurations(GEMMA_SCOPE_2_270M)
+    write_fake_gemma3(cache, configurations.model.id, 18, False)
+    write_gemma_scope_2(cache, configurations)
+    content["saes"][-1]["hook"] = "blocks.15.hook_mlp_out"
+    (tmp_path / "wrong.json").write_text(json.dumps(content))
+    assert main(arguments(labelled_csv, tmp_path / "store", tmp_path / "wrong.json")) == 1
+    assert "was trained with hook 'blocks.15.hook_resid_post'" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
