@@ -8,7 +8,8 @@ import pytest
 
 from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import EMBEDDINGS, BlockWriter, FeatureStore
-from s1_compute_all_features.pooling import POOLINGS, concatenate_rows, is_content, pool_dense, pool_sparse
+from s1_compute_all_features.pooling import POOLINGS, concatenate_rows, pool_dense, pool_sparse
+from s1_compute_all_features.token_texts import is_content
 from tests.synthetic_store import to_sparse, write_synthetic_store
 
 

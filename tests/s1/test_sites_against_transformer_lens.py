@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from s1_compute_all_features.extract_sae_features import main
 from s1_compute_all_features.feature_store import FeatureStore
-from s1_compute_all_features.language_model import BLOCK_INPUT, forward_states, tokenise
+from s1_compute_all_features.language_model import BLOCK_INPUT, forward_states
 from s1_compute_all_features.saes.sites import (
     HOOKS,
     MLP_IN,
@@ -24,6 +24,7 @@ from s1_compute_all_features.saes.sites import (
     RESID_PRE,
     Site,
 )
+from s1_compute_all_features.tokenisation import tokenise
 from tests.fake_hub import small_tokenizer, write_params
 from tests.s1.conftest import arguments
 from tests.s1.test_architectures import N_LAYERS

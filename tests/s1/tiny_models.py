@@ -5,7 +5,8 @@ from functools import partial
 import torch
 import transformers
 
-from s1_compute_all_features.language_model import LanguageModel, find_blocks, tokenise
+from s1_compute_all_features.language_model import LanguageModel, find_blocks
+from s1_compute_all_features.tokenisation import tokenise
 from tests.fake_hub import CORPUS, small_tokenizer, tiny_gemma2, tiny_gpt2
 from tests.s1.test_architectures import N_LAYERS, WINDOWS, decoder, tiny_bert, tiny_distilbert
 
