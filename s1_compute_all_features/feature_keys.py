@@ -1,7 +1,7 @@
 """How a feature is named, and which SAE a name takes (NumPy-free; part of feature_store.py).
 
 A key is ``layer:l0:feature_id``, the l0 left empty where none is published or the layer has one SAE, or
-``SAE_NAME:feature_id``. Names hold no colon, so the two never look alike.
+``SAE_NAME:feature_id``. Names hold no colon and are no numbers, so that a key with its end missing is none.
 """
 
 import re
@@ -13,7 +13,7 @@ from pipeline_common.errors import UserError
 from s1_compute_all_features.store_layout import StoredSae
 
 _SHORT = re.compile(r"\s*(\d+):(\d*):(\d+)\s*", flags=re.ASCII)
-_BY_NAME = re.compile(r"\s*([A-Za-z0-9_.-]+):(\d+)\s*", flags=re.ASCII)
+_BY_NAME = re.compile(r"\s*(?!\d+:)([A-Za-z0-9_.-]+):(\d+)\s*", flags=re.ASCII)
 _MOST_LISTED = 12
 """Names that a message lists; a store may hold hundreds of SAEs."""
 

@@ -34,7 +34,11 @@ def fingerprint_of_folder(folder: Path) -> str:
 
 
 def fingerprint_of_tensors(tensors: "Mapping[str, torch.Tensor]") -> str:
-    """SHA-256 over names, shapes and values of tensors, for weights whose file only a library knows."""
+    """SHA-256 over names, shapes and values, for weights whose file only a library knows.
+
+    Args:
+        tensors: name to tensor, of any shape and dtype, in any order.
+    """
     import torch
 
     digest = hashlib.sha256()

@@ -93,6 +93,13 @@ class SaeEntry(_Strict):
                 )
         return path
 
+    @field_validator("name")
+    @classmethod
+    def _is_no_number(cls, name: str) -> str:
+        if name.isdigit():
+            raise ValueError(f"{name!r} is a number; begin the name with a letter, e.g. layer_{name}")
+        return name
+
     @field_validator("hook")
     @classmethod
     def _names_a_site(cls, hook: str) -> str:

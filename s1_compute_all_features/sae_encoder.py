@@ -58,6 +58,9 @@ class SaeEncoder(ABC):
 
         Returns:
             int64 [n_active] indices of the tokens and of the features, and float32 [n_active] activations.
+
+        Raises:
+            UserError: something is not finite in the precision of the SAE, or below zero.
         """
 
     def encode(self, states: "torch.Tensor", center: bool = False) -> SparseActivations:
@@ -69,6 +72,9 @@ class SaeEncoder(ABC):
 
         Returns:
             [T, F] sparse; the non-zeros are taken out on the device, strip by strip.
+
+        Raises:
+            UserError: states or activations overflow the precision of the SAE.
         """
         import torch
 
@@ -79,6 +85,8 @@ class SaeEncoder(ABC):
                 if center:
                     strip_TD = strip_TD - strip_TD.mean(dim=-1, keepdim=True)
                 tokens, features, values = self.encode_strip(strip_TD)
+                if not values.isfinite().all():
+                    raise _overflow("activations")
                 data.append(values.cpu().numpy())
                 indices.append(features.cpu().numpy())
                 lengths.append(torch.bincount(tokens, minlength=len(strip)).cpu().numpy())
@@ -122,7 +130,11 @@ class ThresholdEncoder(SaeEncoder):
         self.W_screen: torch.Tensor | None = None
 
     def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-        """As `SaeEncoder.encode_strip`: [T, D] to three arrays [n_active]."""
+        """As `SaeEncoder.encode_strip`: [T, D] to three arrays [n_active].
+
+        Raises:
+            UserError: something is not finite in the precision of the SAE, or below zero.
+        """
         import torch
 
         states_TD = states_TD.to(self.W_FD)
@@ -223,7 +235,11 @@ class SaeLensEncoder(SaeEncoder):
         self.d_model, self.d_sae = sae.cfg.d_in, sae.cfg.d_sae
 
     def encode_strip(self, states_TD: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-        """As `SaeEncoder.encode_strip`: [T, D] to three arrays [n_active]."""
+        """As `SaeEncoder.encode_strip`: [T, D] to three arrays [n_active].
+
+        Raises:
+            UserError: something is not finite in the precision of the SAE, or below zero.
+        """
         acts_TF = self.sae.encode(states_TD.to(self.sae.device, self.sae.dtype))
         if not acts_TF.isfinite().all():
             raise _overflow("activations")

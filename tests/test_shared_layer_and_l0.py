@@ -184,7 +184,9 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(store: Path) -> No
         FeatureStore(store).find_sae(name="12")
 
 
-NAMES = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=12)
+NAMES = st.text(string.ascii_letters + string.digits + "_.-", min_size=1, max_size=12).filter(
+    lambda name: not name.isdigit()
+)
 SAES = st.lists(
     st.builds(
         lambda name, layer, l0: StoredSae(name, layer, l0, 8, "blocks.0.hook_resid_post", "", "", "", ""),

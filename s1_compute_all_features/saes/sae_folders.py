@@ -238,7 +238,11 @@ def _refuse_scaling(path: Path) -> None:
 
 
 def read_tensor(path: Path, name: str) -> Any:
-    """One tensor of a safetensors file; the others stay on disk."""
+    """One tensor of a safetensors file; the others stay on disk.
+
+    Raises:
+        UserError: the file is damaged, or has no such tensor.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:

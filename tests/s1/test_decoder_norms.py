@@ -17,6 +17,7 @@ from s1_compute_all_features.feature_store import FeatureStore
 from s1_compute_all_features.sae_encoder import SaeEncoder
 from s1_compute_all_features.sae_weights import LocatedSae
 from s1_compute_all_features.saes.decoder_norms import decoder_norms_of, norms_of_loaded
+from s1_compute_all_features.saes.sae_spec import SaeSpec
 from tests.s1.conftest import arguments, assert_same_bytes
 from tests.s1.test_sae_architectures import save_sae
 from tests.s1.test_sae_encoder import D_MODEL, D_SAE, entry
@@ -165,7 +166,7 @@ def test_norms_that_are_none_are_refused(store, norms, message):
 
 
 def located(path) -> LocatedSae:
-    return LocatedSae(entry(), path, "f")
+    return LocatedSae(entry(), path, "f", SaeSpec("standard", 16, 64))
 
 
 def matrix(n_rows=300, n_columns=16):
