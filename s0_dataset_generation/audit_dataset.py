@@ -61,13 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     watch = Stopwatch()
 
     from s0_dataset_generation.dataset_audit import audit, broken_limits, shared_sentences
-    from s0_dataset_generation.labelled_sentences import read_labelled_sentences
+    from s0_dataset_generation.labelled_sentences import GROUP_COLUMN, read_labelled_sentences
     from s0_dataset_generation.trait_words import TRAIT_WORDS
 
     datasets = [read_labelled_sentences(path, n_distinct_labels=1) for path in arguments.csv]
     broken: list[str] = []
     for data in datasets:
-        findings = audit(data.sentences, data.labels, TRAIT_WORDS.get(data.path.stem.split("_")[0]))
+        words = TRAIT_WORDS.get(data.path.stem.split("_")[0])
+        findings = audit(data.sentences, data.labels, words, data.further_columns.get(GROUP_COLUMN))
         limits = broken_limits(findings)
         broken += [f"{data.path}: {limit}" for limit in limits]
         print(findings_table(data.path.name, findings, data.sentences, limits))
@@ -132,6 +133,8 @@ def findings_table(
     lines.append(f"distinct words             {findings['distinct_words']}")
     lines.append(f"exact duplicates           {len(findings['exact_duplicates'])}")
     lines.append(f"with a close neighbour     {findings['neighbour_share']:.1%}")
+    if findings["given_groups"]:
+        lines.append(f"pairs and other groups     {findings['given_groups']}")
     lines += [
         f"  {len(cluster)} alike: {' | '.join(sentences[i] for i in cluster[:3])}"
         for cluster in findings["neighbour_clusters"][:5]

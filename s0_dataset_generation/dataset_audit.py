@@ -40,7 +40,10 @@ LIMITED_SHORTCUTS = ("length and punctuation", "function words")
 
 
 def audit(
-    sentences: Sequence[str], labels: np.ndarray, trait_words: TraitWords | None = None
+    sentences: Sequence[str],
+    labels: np.ndarray,
+    trait_words: TraitWords | None = None,
+    given_groups: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """All findings on one dataset, ready for JSON.
 
@@ -48,6 +51,9 @@ def audit(
         sentences: the texts, at least one.
         labels: int [n_sentences], 0-3.
         trait_words: of the dataset's trait, where they are known.
+        given_groups: the file's own ``group`` column: members of a group, such as the two of a minimal
+            pair, are alike on purpose and stay on one side of the split, so they are no neighbours of one
+            another.
 
     Returns:
         Counts, duplicates, lengths, openings, vocabulary, trait words and shortcut AUROCs. What cannot
@@ -60,13 +66,14 @@ def audit(
     n_words = np.array([len(sentence.split()) for sentence in sentences])
     openings = Counter(" ".join(_words(sentence)[:OPENING_WORDS]) for sentence in sentences)
     first_words = Counter(words[0] for sentence in sentences if (words := _words(sentence)))
-    clusters = neighbour_clusters(sentences)
+    clusters = neighbour_clusters(sentences, given_groups)
     return {
         "n_sentences": len(sentences),
         "label_counts": {str(label): int((labels == label).sum()) for label in LABELS},
         "exact_duplicates": exact_duplicates(sentences),
         "neighbour_share": sum(map(len, clusters)) / len(sentences),
         "neighbour_clusters": clusters,
+        "given_groups": len({group for group in given_groups or () if group}),
         "words": {str(label): _distribution(n_words[labels == label]) for label in LABELS},
         "punctuation_per_sentence": {label: _punctuation(texts) for label, texts in texts_of.items()},
         "trait_word_share": {
@@ -121,9 +128,22 @@ def exact_duplicates(sentences: Sequence[str]) -> list[list[int]]:
     return [indices for indices in places.values() if len(indices) > 1]
 
 
-def neighbour_clusters(sentences: Sequence[str]) -> list[list[int]]:
-    """Indices of sentences joined by a cosine above 0.5, the largest clusters first."""
+def neighbour_clusters(
+    sentences: Sequence[str], given_groups: Sequence[str] | None = None
+) -> list[list[int]]:
+    """Indices of sentences joined by a cosine above 0.5, the largest clusters first.
+
+    A cluster of members of one given group alone is left out.
+    """
     groups = similarity_groups(sentences, threshold=NEIGHBOUR_COSINE)
+    if given_groups is not None:
+        # What lies in clusters of one group counts as alone.
+        names = np.array(given_groups, dtype=object)
+        for number in np.unique(groups):
+            alike = np.flatnonzero(groups == number)
+            if names[alike[0]] and len(set(names[alike])) == 1:
+                groups[alike[1:]] = groups.max() + 1 + np.arange(len(alike) - 1)
+        _, groups = np.unique(groups, return_inverse=True)
     members = np.split(np.argsort(groups, kind="stable"), np.cumsum(np.bincount(groups))[:-1])
     clusters = [cluster.tolist() for cluster in members if len(cluster) > 1]
     return sorted(clusters, key=lambda cluster: (-len(cluster), cluster))

@@ -15,6 +15,9 @@ from pipeline_common.files import read_csv, sha256_of_file, write_csv
 SENTENCE_COLUMN = "sentence"
 LABEL_COLUMN = "concept_strength_label"
 GROUP_COLUMN = "group"
+FIXED_SPLIT_COLUMN = "fixed_split"
+"""Side of the split that a sentence keeps whatever else is added to its file: `FIXED_SPLITS`, or empty."""
+FIXED_SPLITS = ("train", "test")
 LABELS = (0, 1, 2, 3)
 SPLIT_SEED = 0
 LARGE_GROUP_FRACTION = 0.05
@@ -72,7 +75,8 @@ def read_labelled_sentences(path: Path, n_distinct_labels: int = 2) -> LabelledS
 
     Raises:
         UserError: the file is missing, not UTF-8, empty, lacks a column, holds a blank sentence, a
-            label that is not one of 0-3, or too few distinct labels. The message names the line.
+            label that is not one of 0-3, a ``fixed_split`` that is no side, or too few distinct labels. The
+            message names the line.
     """
     header, rows = _read_rows(path, (SENTENCE_COLUMN, LABEL_COLUMN))
     label_cell = header.index(LABEL_COLUMN)
@@ -88,6 +92,7 @@ def read_labelled_sentences(path: Path, n_distinct_labels: int = 2) -> LabelledS
             f"{path}: every sentence has label {labels[0]}; at least {n_distinct_labels} different "
             "labels are needed to compare"
         )
+    _check_fixed_splits(path, header, rows)
     _tell_of_repeated_sentences(path, header, rows, labels)
     return _sentences(path, header, rows, labels, (SENTENCE_COLUMN, LABEL_COLUMN))
 
@@ -124,6 +129,18 @@ def _read_rows(path: Path, needed: tuple[str, ...]) -> tuple[list[str], list[tup
         if not cells[sentence_cell].strip():
             raise UserError(f"{path}: line {line}: the sentence is blank; fill it in or delete the row")
     return header, rows
+
+
+def _check_fixed_splits(path: Path, header: list[str], rows: list[tuple[int, list[str]]]) -> None:
+    if FIXED_SPLIT_COLUMN not in header:
+        return
+    cell = header.index(FIXED_SPLIT_COLUMN)
+    for line, cells in rows:
+        if cells[cell] not in (*FIXED_SPLITS, ""):
+            raise UserError(
+                f"{path}: line {line}: {FIXED_SPLIT_COLUMN} is {cells[cell]!r}; expected "
+                f"{' or '.join(FIXED_SPLITS)}, or nothing"
+            )
 
 
 def normal_form(sentence: str) -> str:
@@ -206,15 +223,19 @@ def assign_split(data: LabelledSentences, seed: int = SPLIT_SEED) -> Split:
     """The 80/20 split of a dataset: stratified by label, with near-duplicates kept together.
 
     A group is a connected component of sentences with a character-5-gram TF-IDF cosine above 0.6,
-    joined with the file's own ``group`` column where it has one. The result depends on the sentences,
-    their labels and the seed, on nothing else.
+    joined with the file's own ``group`` column where it has one. Where the file has a column
+    ``fixed_split``, the groups of the sentences that have a side there keep it, and the others are split
+    80/20 by themselves: sentences that once were held out stay so when the file grows. The result depends
+    on the sentences, their labels, these columns and the seed, on nothing else.
 
     Raises:
-        UserError: all sentences belong to one group.
+        UserError: all sentences belong to one group, or a group has sentences of both fixed sides.
     """
     groups = similarity_groups(data.sentences, data.further_columns.get(GROUP_COLUMN))
+    held_out, is_open = _fixed_sides(data, groups)
     try:
-        held_out = train_test_split_by_group(data.labels, groups, seed)
+        if is_open.any():
+            held_out[is_open] = train_test_split_by_group(data.labels[is_open], groups[is_open], seed)
     except ValueError as error:
         raise UserError(
             f"{data.path}: {error}; add sentences that are not near-duplicates of one another"
@@ -225,3 +246,19 @@ def assign_split(data: LabelledSentences, seed: int = SPLIT_SEED) -> Split:
     return Split(
         held_out, groups, [(int(group), int(sizes[group])) for group in large if sizes[group] > 1], seed
     )
+
+
+def _fixed_sides(data: LabelledSentences, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Held out by ``fixed_split``, and neither held out nor kept in train by it: bool [n_sentences] each."""
+    sides = np.array(data.further_columns.get(FIXED_SPLIT_COLUMN, [""] * len(groups)), dtype="U5")
+    of_side = {side: np.isin(groups, groups[sides == side]) for side in FIXED_SPLITS}
+    torn = np.flatnonzero(of_side["train"] & of_side["test"])
+    if len(torn):
+        first, second = (
+            int(np.flatnonzero((groups == groups[torn[0]]) & (sides == side))[0]) for side in FIXED_SPLITS
+        )
+        raise UserError(
+            f"{data.path}: {FIXED_SPLIT_COLUMN} puts near-duplicates on both sides: "
+            f"{data.sentences[first]!r} in train, {data.sentences[second]!r} in test; give both the same"
+        )
+    return of_side["test"].copy(), ~(of_side["train"] | of_side["test"])
