@@ -119,6 +119,19 @@ def table_of_loaders() -> str:
     return "\n".join(lines) + "\n"
 
 
+def table_of_releases() -> str:
+    """The Markdown table of REGISTRY.md with a row for each release."""
+    lines = [
+        "| release | entries | site known off line | site from a hub file | refused because |",
+        "|---|---:|---|---|---|",
+    ]
+    for release in sorted(registry()):
+        saes = saes_of(release)
+        cells = [f"`{release}`", f"{len(saes):,}", *map(_counted, places_of(saes))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _counted(counts: Mapping[str, int]) -> str:
     parts = [f"{count:,} {name if ' ' in name else f'`{name}`'}" for name, count in sorted(counts.items())]
     return ", ".join(parts) or "-"

@@ -9,7 +9,6 @@ from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from pipeline_common.errors import UserError
 from s1_compute_all_features.saes.registry import Selection, build_from_registry
-from s1_compute_all_features.saes.registry_listing import table_of_loaders
 from s1_compute_all_features.saes.registry_models import MODELS
 from s1_compute_all_features.saes.sites import AMBIGUOUS, site_of
 from tests.s1.registry_replay import CACHED, said_by_sae_lens
@@ -356,13 +355,16 @@ def test_a_selection_that_leaves_nothing_says_what_there_is(replay, release, sel
         build_from_registry(release, Selection(**selection))
 
 
-def test_the_table_in_the_document_is_the_registry_of_today():
-    from docs.update_registry_table import BETWEEN, DOCUMENT
+@pytest.mark.parametrize(
+    ("table", "held"), [("loaders", "**170** | **13,857**"), ("releases", "`gpt2-small-res-jb` | 13 |")]
+)
+def test_the_tables_in_the_document_are_the_registry_of_today(table, held):
+    from docs.update_registry_table import DOCUMENT, between, content_of
 
-    found = BETWEEN.search(DOCUMENT.read_text(encoding="utf-8"))
+    found = between(table).search(DOCUMENT.read_text(encoding="utf-8"))
     assert found
-    assert found[0] == found[1] + table_of_loaders() + found[2]
-    assert "**170** | **13,857**" in found[0]
+    assert found[0] == found[1] + content_of(table) + found[2]
+    assert held in found[0]
 
 
 @pytest.mark.parametrize("release", ["qwen-scope-3-1.7b-base-w32k-l50", "mwhanna-qwen3-4b-transcoders"])
