@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from concept_evaluation.comparisons import FEW_HELD_OUT
 from s1_compute_all_features.feature_store import POOLINGS, FeatureStore
 from s2_find_top_features.baselines import evaluate, fit_baselines, verdict
 from s2_find_top_features.evidence import held_out_intervals, held_out_metrics, ranked_features
@@ -23,9 +24,6 @@ from s2_find_top_features.stability import N_BOOTSTRAPS, BootstrapTops
 
 DISCOVERY_LEVEL = 0.05
 QUICK_LIST_LENGTH = 20
-FEW_HELD_OUT = 10
-"""Held-out sentences of label 3 or 0 below which the report warns: an AUROC of 9 against many has a standard
-error of about 0.1 at chance."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from concept_evaluation.baselines import Baseline, bag_of_words, sentence_length
 from concept_evaluation.bootstrap import N_RESAMPLES, bootstrap_intervals
-from concept_evaluation.comparisons import paired_bootstrap
+from concept_evaluation.comparisons import FEW_HELD_OUT, paired_bootstrap
 from concept_evaluation.metrics import auroc
 from concept_evaluation.probes import FittedProbe, fit_probes
 from concept_evaluation.splits import group_folds
@@ -198,7 +198,8 @@ def verdict(
 
     Returns:
         ``word``: "beats" where the 95% interval of the AUROC difference (paired bootstrap by group) lies
-        above 0, "loses" where it lies below, else "cannot tell"; ``difference_low`` and
+        above 0, "loses" where it lies below, else "cannot tell", as always with fewer than `FEW_HELD_OUT`
+        held-out sentences of either label, where resampling claims too much; ``difference_low`` and
         ``difference_high``, None where there are too few held-out sentences.
     """
     rows = np.flatnonzero(~split.train & ((store.labels == 3) | (store.labels == 0)))
@@ -213,7 +214,8 @@ def verdict(
     )
     low, high = (None, None) if compared is None else (compared.low, compared.high)
     word = "cannot tell"
-    if low is not None and high is not None and (low > 0 or high < 0):
+    is_few = np.bincount(store.labels[rows] == 3, minlength=2).min() < FEW_HELD_OUT
+    if not is_few and low is not None and high is not None and (low > 0 or high < 0):
         word = "beats" if low > 0 else "loses"
     return {"word": word, "difference_low": low, "difference_high": high}
 

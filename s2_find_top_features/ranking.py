@@ -89,9 +89,15 @@ def rank_features(
         record: called with the metrics of all features of each SAE, on either split; by several threads.
 
     Raises:
-        UserError: the labels of the store do not allow ``rank_by``, or nothing is active on train.
+        UserError: the labels of the store do not allow ``rank_by``, train has one label only, or nothing is
+            active on train.
     """
     split = Split.of(store)
+    if len(np.unique(split.labels)) < 2:
+        raise UserError(
+            f"{store.path}: every train sentence has label {split.labels[0]}, and a ranking compares labels; "
+            "extract a CSV with more sentences of another label"
+        )
     permutations = _permutations(store, split, settings)
     _ = store.content  # read once, before several threads ask for it
 

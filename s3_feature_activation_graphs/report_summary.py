@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from concept_evaluation.comparisons import FEW_HELD_OUT
 from pipeline_common.errors import UserError
 from pipeline_common.files import read_json
 from s1_compute_all_features.feature_store import key_form
@@ -14,7 +15,6 @@ from s3_feature_activation_graphs.report_verdict import interval, number
 N_BEST = 3
 N_WORDS = 6
 WIDTH = 100
-FEW_HELD_OUT = 10
 
 _BASELINES = {
     "bag_of_words": "bag of words",

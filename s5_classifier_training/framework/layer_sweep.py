@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from concept_evaluation.baselines import bag_of_words, sentence_length
 from concept_evaluation.bootstrap import bootstrap_intervals
+from concept_evaluation.comparisons import FEW_HELD_OUT
 from concept_evaluation.metrics import auroc
 from s5_classifier_training.framework.layer_models import (
     LayerModel,
@@ -254,7 +255,8 @@ def _auroc_intervals(
 ) -> dict[str, tuple[float, float] | None]:
     """Intervals of every model's held-out AUROC and of its difference to the bag of words, by place.
 
-    All are scored on the same resamples, so that a difference is paired.
+    All are scored on the same resamples, so that a difference is paired. With fewer than `FEW_HELD_OUT`
+    sentences of either label the differences are left out.
     """
     y, groups = trait.store.labels[trait.test], trait.store.groups[trait.test]
     expected = {
@@ -262,6 +264,7 @@ def _auroc_intervals(
         for place, one in enumerate(found)
         if one.test is not None and one.test.probabilities is not None
     }
+    is_few = min((y == 3).sum(), (y == 0).sum()) < FEW_HELD_OUT
     words = next(str(place) for place, one in enumerate(found) if one.estimator == BAG_OF_WORDS)
     if not expected:
         return {}
@@ -271,7 +274,7 @@ def _auroc_intervals(
         of_rows = {place: auroc(values[rows], y[rows] == 3) for place, values in expected.items()}
         of_words = of_rows[words]
         differences = {
-            f"{place} minus": None if value is None or of_words is None else value - of_words
+            f"{place} minus": None if value is None or of_words is None or is_few else value - of_words
             for place, value in of_rows.items()
         }
         return of_rows | differences

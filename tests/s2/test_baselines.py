@@ -177,6 +177,19 @@ def test_the_verdict_has_three_outcomes(tmp_path):
     assert near["difference_low"] < 0 < near["difference_high"]
 
 
+def test_below_ten_sentences_of_a_label_nothing_beats_anything(tmp_path):
+    """With so few a paired bootstrap claims a difference in most runs of noise."""
+    words = []
+    for n_of_3 in (9, 10):
+        held_out = (LABELS == 0) & (np.arange(200) % 2 == 0)
+        held_out[np.flatnonzero(LABELS == 3)[:n_of_3]] = True
+        store = open_store(tmp_path / str(n_of_3), held_out=held_out)
+        outcome = verdict(LABELS.astype(float), -LABELS.astype(float), store, Split.of(store), 0)
+        assert outcome["difference_low"] == 1.0  # it would have been called a win
+        words.append(outcome["word"])
+    assert words == ["cannot tell", "beats"]
+
+
 def test_the_verdict_on_too_little_is_that_it_cannot_tell(tmp_path):
     held_out = np.zeros(200, dtype=bool)
     held_out[[1, 2, 5]] = True

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline_common.errors import UserError
 from s1_compute_all_features.feature_store import FeatureStore
 from s2_find_top_features import stability
 from s2_find_top_features.evidence import ranked_features
@@ -191,3 +192,12 @@ def test_results_come_in_order_and_an_error_ends_the_work():
         next(results)
     assert max(done) <= 5
     assert list(in_threads(lambda item: item**2, range(7), 3)) == [item**2 for item in range(7)]
+
+
+def test_a_train_split_of_one_label_is_one_line(tmp_path):
+    labels = np.array([3] * 40 + [0] * 10)
+    folder = write_planted_store(
+        tmp_path / "s", [noise(np.random.default_rng(0), 50, 8)], labels, held_out=labels == 0
+    )
+    with pytest.raises(UserError, match="every train sentence has label 3, and a ranking compares labels"):
+        rank_features(FeatureStore(folder), SETTINGS)

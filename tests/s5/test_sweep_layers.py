@@ -73,7 +73,7 @@ def swept(path, **changes):
 
 
 def test_a_sweep_finds_the_layer_that_carries_the_label(tmp_path, capsys):
-    labels = np.arange(N) % 4
+    labels = np.arange(2 * N) % 4  # so that 12 sentences of a label are held out
     store = write_layer_store(
         tmp_path / "kindness_features",
         labels,
@@ -94,7 +94,7 @@ def test_a_sweep_finds_the_layer_that_carries_the_label(tmp_path, capsys):
         ("", "sentence_length", ""),
     ]
     assert {(row["trait"], row["n_train"], row["n_test"], row["n_folds"]) for row in rows} == {
-        ("kindness", "96", "24", "4")
+        ("kindness", "192", "48", "4")
     }
     for row in rows[2:4]:
         assert float(row["cv_auroc_mean"]) > 0.95
@@ -285,6 +285,7 @@ def test_a_dozen_sentences_are_enough_to_run(tmp_path):
     rows, messages = swept(store)
     assert rows[1]["n_train"], rows[1]["n_test"] == (8, 4)
     assert rows[1]["n_folds"] == 2
+    assert rows[1]["minus_bag_of_words_low"] is None  # one held-out sentence of a label beats nothing
     assert any("2 folds instead of 4" in message for message in messages)
 
 
