@@ -94,7 +94,10 @@ def locate_sae(
     if root is None and configurations.weights_format == "registry":
         sae = _from_registry(configurations, entry, "cpu")
         spec = spec_of_cfg(f"SAE {entry.name}", sae.cfg.to_dict())
-        check_training(entry, configurations, spec if _has_own_cfg(configurations.release) else _unsaid(spec))
+        if not _has_own_cfg(configurations.release):
+            check_training(entry, configurations, replace(spec, prepend_bos=None))
+        else:
+            check_training(entry, configurations, spec)
         return LocatedSae(entry, None, fingerprint_of_tensors(sae.state_dict()), spec)
     if root is None:
         layout: str = configurations.weights_format
@@ -117,10 +120,6 @@ def _has_own_cfg(release: str) -> bool:
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     return get_pretrained_saes_directory()[release].conversion_func is None
-
-
-def _unsaid(spec: SaeSpec) -> SaeSpec:
-    return replace(spec, prepend_bos=None)
 
 
 def _in_folder(configurations: SaeConfigurations, entry: SaeEntry, root: Path) -> tuple[str, Path]:
@@ -249,16 +248,14 @@ def read_decoder(located: LocatedSae) -> "tuple[torch.Tensor, torch.Tensor] | No
     return read_tensor(path, names["W_dec"]).float(), read_tensor(path, names["b_dec"]).float()
 
 
-def load_with_sae_lens(
-    located: LocatedSae, configurations: SaeConfigurations, device: str, dtype: str = "float32"
-) -> Any:
-    """The whole SAE as sae-lens loads it, in one precision.
+def load_with_sae_lens(located: LocatedSae, configurations: SaeConfigurations, device: str) -> Any:
+    """The whole SAE as sae-lens loads it, in float32.
 
     Raises:
         UserError: it cannot be loaded, or is another one than `locate_sae` looked at.
     """
     if located.weights is None:
-        sae = _from_registry(configurations, located.entry, device, dtype)
+        sae = _from_registry(configurations, located.entry, device)
         if spec_of_cfg(f"SAE {located.entry.name}", sae.cfg.to_dict()) != located.spec:
             raise UserError(f"SAE {located.entry.name} changed while this ran; run it again")
     else:
@@ -268,7 +265,7 @@ def load_with_sae_lens(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # on what `spec_of_cfg` has decided on
-                sae = SAE.load_from_disk(located.weights.parent, device=device, dtype=dtype)
+                sae = SAE.load_from_disk(located.weights.parent, device=device, dtype="float32")
         except Exception as error:  # what stands in an SAE's files makes sae-lens fail in any way
             raise damaged(located.weights, error) from error
     if sae.cfg.reshape_activations == "hook_z":
@@ -277,16 +274,14 @@ def load_with_sae_lens(
     return sae
 
 
-def _from_registry(
-    configurations: SaeConfigurations, entry: SaeEntry, device: str, dtype: str = "float32"
-) -> Any:
+def _from_registry(configurations: SaeConfigurations, entry: SaeEntry, device: str) -> Any:
     say_that_sae_lens_loads()
     from sae_lens import SAE
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return SAE.from_pretrained(configurations.release, entry.sae_id, device=device, dtype=dtype)
+            return SAE.from_pretrained(configurations.release, entry.sae_id, device=device)
     except Exception as error:  # what stands on the hub makes sae-lens fail in any way
         raise unavailable(
             f"SAE {entry.sae_id} of {configurations.release}", configurations.repo_id, error

@@ -21,7 +21,13 @@ import numpy as np
 
 from pipeline_common.errors import UserError
 from pipeline_common.files import npy_header, read_npz
-from s1_compute_all_features.saes.sae_spec import SaeSpec, refuse_other_tensors, site_of_metadata, spec_of_cfg
+from s1_compute_all_features.saes.sae_spec import (
+    TRAINING_ONLY,
+    SaeSpec,
+    refuse_other_tensors,
+    site_of_metadata,
+    spec_of_cfg,
+)
 from s1_compute_all_features.saes.sites import (
     GEMMA_SCOPE_2_FOLDERS,
     GEMMA_SCOPE_REPOSITORIES,
@@ -154,7 +160,7 @@ def read_cfg(folder: Path) -> dict[str, Any]:
             f"{path}: its activation function is {activation!r} {options or ''}, which cannot be run here; "
             "use an SAE with ReLU, JumpReLU or TopK"
         )
-    if content.get("architecture") in ("batchtopk", "matryoshka_batchtopk"):
+    if content.get("architecture") in TRAINING_ONLY:
         return content  # refused by its reader, by name
     # Importing sae-lens takes up to half a minute, so only an old form is left to it.
     say_that_sae_lens_loads()

@@ -47,7 +47,7 @@ _REFUSED = {
     "abstopk": "its latents may be negative, and a store holds activations above zero",
     "temporal": "it encodes whole sequences, and each token stands for itself here",
 }
-_TRAINING_ONLY = ("batchtopk", "matryoshka_batchtopk")
+TRAINING_ONLY = ("batchtopk", "matryoshka_batchtopk")
 
 _KEYS_OF_ARCHITECTURES = {
     "k": ("topk",),
@@ -180,7 +180,7 @@ def _refuse_architecture(where: str, architecture: object) -> None:
         raise UserError(
             f"{where}: the architecture {architecture} cannot be stored: {_REFUSED[architecture]}"
         )
-    if architecture in _TRAINING_ONLY:
+    if architecture in TRAINING_ONLY:
         raise UserError(
             f"{where}: the architecture {architecture} is that of a training checkpoint; save the SAE with "
             "save_inference_model and use what that writes"

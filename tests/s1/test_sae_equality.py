@@ -140,9 +140,6 @@ def bound(folder, x, dtype):
     return (units * UNIT[dtype] * S).numpy(), ((rounded - b_dec) @ W + b_enc).numpy(), threshold.numpy()
 
 
-SEEN = set()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
@@ -166,7 +163,6 @@ def test_activations_are_those_of_sae_lens(kind, data, tmp_path_factory):
             encoder.encode(x)
         return
     got = encoder.encode(x).to_dense()
-    SEEN.add((kind, *map(str, drawn["configuration"].values()), hook, dtype, drawn["screening"]))
     assert got.shape == (len(x), D_SAE)
     if isinstance(encoder, SaeLensEncoder):
         np.testing.assert_array_equal(got, expected)
